@@ -1,0 +1,1 @@
+"""Speed and memory of the pipeline beside the usual ways; run ``python -m benchmarks``."""

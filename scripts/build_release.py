@@ -1,0 +1,30 @@
+"""Build the release tree with tables, class map, data card and checksums."""
+
+from pathlib import Path
+
+from tumoratlas.core.records import latest_by
+from tumoratlas.core.run import rule_run
+from tumoratlas.core.runner import finished_folders, read_rows
+from tumoratlas.core.tables import read_rows_of
+from tumoratlas.ingest.sources import read_source
+from tumoratlas.release.build import build_release
+from tumoratlas.release.steps import refuse_many_excluded
+
+with rule_run(snakemake):
+    paths, params = snakemake.input, snakemake.params
+    names = ("scans", "masks", "tumors", "reviews", "splits", "excluded")
+    tables = {name: read_rows_of(Path(paths[name])) for name in names}
+    proposed = read_rows(paths.proposed)
+    tables["candidates"] = [row for case in proposed for row in case["candidates"]]
+    refuse_many_excluded(tables["excluded"], len(tables["scans"]), params.max_excluded_fraction)
+    build_release(
+        Path(snakemake.output.sums).parent,
+        version=params.version,
+        cases=finished_folders(paths.written),
+        tables=tables,
+        sources=[read_source(Path(path)) for path in paths.sources],
+        models=list(latest_by(Path(params.records, "models.jsonl"), "organ").values()),
+        thresholds=latest_by(Path(params.records, "thresholds.jsonl"), "organ"),
+        definitions=params.definitions,
+        card=Path(paths.card),
+    )

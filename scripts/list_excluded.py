@@ -1,0 +1,13 @@
+"""List every scan, mask and review that was left out, and why."""
+
+from pathlib import Path
+
+from tumoratlas.core.run import rule_run
+from tumoratlas.core.tables import write_table
+from tumoratlas.release.steps import list_excluded
+
+with rule_run(snakemake):
+    rows = list_excluded(
+        snakemake.input.listings, snakemake.input.reports, snakemake.input.manifests
+    )
+    write_table(Path(snakemake.output.table), "excluded", rows)

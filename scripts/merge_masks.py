@@ -1,0 +1,19 @@
+"""Settle the final masks of a shard: source labels, accepted, edited and added tumors."""
+
+from pathlib import Path
+
+from tumoratlas.core.run import rule_run, shard_step
+from tumoratlas.core.tables import read_rows_of
+from tumoratlas.review.ledger import Event
+from tumoratlas.review.steps import merge_masks
+
+with rule_run(snakemake):
+    merge_masks(
+        shard_step(snakemake),
+        manifest=Path(snakemake.output.manifest),
+        harmonized=Path(snakemake.input.harmonized),
+        proposed=Path(snakemake.input.proposed),
+        events=[Event(**row) for row in read_rows_of(snakemake.input.reviews)],
+        store=Path(snakemake.params.records) / "masks",
+        **snakemake.params.settings,
+    )

@@ -1,0 +1,15 @@
+"""Train one fold of an organ's model."""
+
+from pathlib import Path
+
+from tumoratlas.core.run import rule_run
+from tumoratlas.train.steps import torch_device, train_settings
+from tumoratlas.train.trainer import train_fold
+
+with rule_run(snakemake):
+    train_fold(
+        Path(snakemake.input.plans).parent,
+        fold=int(snakemake.wildcards.fold),
+        settings=train_settings(snakemake.params.settings),
+        device=torch_device(snakemake.params.device),
+    )

@@ -1,0 +1,120 @@
+"""The demo: phantom sources to a verified release, with one command.
+
+``python -m tests.phantoms.demo FOLDER [--micro]`` runs in FOLDER, which keeps everything. A
+second run finds nothing to do.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.phantoms import write_phantoms
+from tests.phantoms.reviewer import answer, write_roster
+
+ROOT = Path(__file__).resolve().parents[2]
+_STEPS = re.compile(r"(\d+) of (\d+) steps")
+_RULE = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w+):")
+# Targets of one run each: training and thresholds are never a side effect.
+_TARGETS = (("train", "train the models"), ("thresholds", "predict, choose thresholds"))
+
+
+def run_demo(folder: Path, config: Path, *, micro: bool = False, cores: int | None = None) -> None:
+    """Run the pipeline on phantoms below ``folder``; see the module."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "truth/tumors.csv").exists():
+        _say("write phantom sources")
+        scratch = folder / "phantoms"
+        shutil.rmtree(scratch, ignore_errors=True)
+        write_phantoms(scratch, micro=micro)
+        for name in ("sources", "truth"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+            (scratch / name).rename(folder / name)
+        scratch.rmdir()
+    write_roster(folder / "records")
+    returns = folder / "records/returns/phantoms"
+    if not (returns / "decisions.csv").exists():
+        for target, title in _TARGETS:
+            snakemake(folder, config, [target], title, cores)
+        snakemake(folder, config, ["packets"], "write review packets", cores)
+        decided = answer(
+            folder / "results/review/packets",
+            folder,
+            folder / "results/tables/scans.parquet",
+            returns,
+        )
+        _say(f"the phantom reviewer sent back {decided} decisions")
+    snakemake(folder, config, ["all"], "build, verify and report the release", cores)
+
+
+def snakemake(
+    folder: Path, config: Path, targets: list[str], title: str, cores: int | None
+) -> None:
+    """Run snakemake in ``folder`` and show one line of progress; on failure its output."""
+    command = [
+        sys.executable, "-m", "snakemake", "--profile", "profiles/local", *targets,
+        "--configfile", str(config), "--directory", str(folder),
+        *(["--cores", str(cores)] if cores else []),
+    ]  # fmt: skip
+    log = folder / "logs" / "demo.log"
+    log.parent.mkdir(exist_ok=True)
+    lines, running, done, start = [], "", "", time.monotonic()
+    with (
+        open(log, "a") as file,
+        subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+    ):
+        for line in process.stdout:
+            file.write(line)
+            lines.append(line)
+            if found := _RULE.match(line):
+                running = found[1]
+            if found := _STEPS.search(line):
+                done = f"{found[1]} of {found[2]} jobs"
+            if _RULE.match(line) or _STEPS.search(line):
+                _show(f"{title}: {done or 'starting'}, running {running}", start)
+    if process.returncode:
+        raise SystemExit(f"\n{''.join(lines[-60:])}\nfailed: {title}; the whole log is {log}")
+    nothing = any("Nothing to be done" in line for line in lines)
+    _show(f"{title}: {'nothing to be done' if nothing else done}", start, end="\n")
+
+
+def _show(text: str, start: float, end: str = "") -> None:
+    # A terminal gets one line that changes; a log file gets whole lines at the end only.
+    if sys.stdout.isatty() or end:
+        clear = "\r\033[K" if sys.stdout.isatty() else ""
+        print(f"{clear}[{time.monotonic() - start:4.0f} s] {text}", end=end, flush=True)
+
+
+def _say(text: str) -> None:
+    print(f"[  ...] {text}", flush=True)
+
+
+def _summary(folder: Path) -> str:
+    from tumoratlas.measure.counts import count_tumors
+    from tumoratlas.core.tables import read_table
+    from tumoratlas.report.release import release_summary
+
+    return release_summary(count_tumors(read_table(folder / "results/tables/tumors.parquet")))
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--micro", action="store_true", help="the smallest phantoms")
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
+    config = ROOT / "tests/phantoms" / ("micro.yaml" if arguments.micro else "demo.yaml")
+    run_demo(folder, config, micro=arguments.micro)
+    print(f"\n{_summary(folder)}\n")
+    print(f"release  {folder / 'results/release/2.0'}")
+    print(f"report   {folder / 'results/report/release.html'}")
+
+
+if __name__ == "__main__":
+    main()

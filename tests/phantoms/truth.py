@@ -1,0 +1,105 @@
+"""The truth of the phantoms: every tumor and scan, written and read."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tests.phantoms.anatomy import Phantom
+
+CLASS_EDGES_MM = (("tiny", 5.0), ("small", 10.0), ("medium", 20.0), ("large", np.inf))
+
+
+def tumors(folder: Path) -> pd.DataFrame:
+    """Return one row per tumor and cyst of the patients with a kept scan.
+
+    Columns: instance (its value in the patient's mask), patient, scans, organ, structure, kind,
+    voxels, volume_mm3, radius_mm (of the ball with the voxels' volume), ball_radius_mm (as
+    drawn), size_class, centroid_{x,y,z}_ras_mm (mean of the voxel centres),
+    annotated_by_source (one of the patient's scans comes with a label of it).
+    """
+    return pd.read_csv(folder / "truth" / "tumors.csv")
+
+
+def scans(folder: Path) -> pd.DataFrame:
+    """Return one row per scan in the sources; shape and spacing are the true RAS ones.
+
+    Columns: source, source_case, patient, sex, shape_{z,y,x}, spacing_{x,y,z}_mm, annotated
+    (organs, ``;`` between), defect, expected (kept, duplicate, excluded), expected_code.
+    """
+    return pd.read_csv(
+        folder / "truth" / "scans.csv", dtype={"source_case": str}, keep_default_na=False
+    )
+
+
+def truth_mask(folder: Path, patient: str) -> tuple[NDArray[np.uint16], NDArray[np.float64]]:
+    """Return a patient's instance map (z, y, x) and its RAS affine on (x, y, z) indices."""
+    image = nib.Nifti1Image.from_filename(folder / "truth" / "masks" / f"{patient}.nii.gz")
+    return np.asarray(image.dataobj).transpose(2, 1, 0), image.affine
+
+
+def write_truth(folder: Path, phantoms: list[Phantom]) -> None:
+    """Write ``tumors.csv``, ``scans.csv`` and the instance maps below ``folder``."""
+    (folder / "masks").mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, object]] = []
+    for phantom in phantoms:
+        if not phantom.patient.kept:
+            continue
+        first = len(rows) + 1
+        rows += _tumor_rows(phantom, first)
+        shifted = np.where(phantom.instances > 0, phantom.instances + np.uint16(first - 1), 0)
+        image = nib.Nifti1Image(shifted.astype(np.uint16).transpose(2, 1, 0), phantom.grid.affine)
+        image.set_sform(phantom.grid.affine, code=1)
+        image.set_qform(phantom.grid.affine, code=1)
+        path = folder / "masks" / f"{phantom.patient.name}.nii.gz"
+        path.write_bytes(gzip.compress(image.to_bytes(), 4, mtime=0))
+    # 10 digits: enough to be exact in use, few enough to be the same on every machine.
+    pd.DataFrame(rows).to_csv(folder / "tumors.csv", index=False, float_format="%.10g")
+    scan_rows = [row for phantom in phantoms for row in _scan_rows(phantom)]
+    pd.DataFrame(scan_rows).to_csv(folder / "scans.csv", index=False, float_format="%.10g")
+
+
+def size_class(radius_mm: float) -> str:
+    """Return the size class of a radius in mm; classes are closed above."""
+    return next(name for name, edge in CLASS_EDGES_MM if radius_mm <= edge)
+
+
+def _tumor_rows(phantom: Phantom, first: int) -> list[dict[str, object]]:
+    patient = phantom.patient
+    annotated = {organ for scan in patient.scans for organ in scan.annotated}
+    rows = []
+    for number, lesion in enumerate(phantom.lesions, 1):
+        indices = np.argwhere(phantom.instances == number)
+        volume = len(indices) * phantom.grid.voxel_volume_mm3
+        radius = (3 * volume / (4 * np.pi)) ** (1 / 3)
+        place = phantom.grid.affine @ [*indices.mean(axis=0)[::-1], 1]
+        rows.append({
+            "instance": first + number - 1, "patient": patient.name,
+            "scans": ";".join(scan.name for scan in patient.scans), "organ": lesion.organ,
+            "structure": lesion.structure, "kind": lesion.kind, "voxels": len(indices),
+            "volume_mm3": volume, "radius_mm": radius, "ball_radius_mm": lesion.radius_mm,
+            "size_class": size_class(radius),
+            "centroid_x_ras_mm": place[0], "centroid_y_ras_mm": place[1],
+            "centroid_z_ras_mm": place[2], "annotated_by_source": lesion.organ in annotated,
+        })  # fmt: skip
+    return rows
+
+
+def _scan_rows(phantom: Phantom) -> list[dict[str, object]]:
+    grid, patient = phantom.grid, phantom.patient
+    return [
+        {
+            "source": scan.source, "source_case": scan.case, "patient": patient.name,
+            "sex": patient.sex,
+            **{f"shape_{a}": n for a, n in zip("zyx", grid.shape, strict=True)},
+            **{f"spacing_{a}_mm": s for a, s in zip("xyz", grid.spacing_mm, strict=True)},
+            "annotated": ";".join(scan.annotated), "defect": scan.defect,
+            "expected": scan.expected, "expected_code": scan.expected_code,
+        }
+        for scan in patient.scans
+    ]  # fmt: skip

@@ -1,0 +1,65 @@
+"""Real scans put into the layouts of their sources, as somebody who downloaded them has them."""
+
+import csv
+import tarfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from tests.phantoms.reviewer import REVIEWER
+
+PRIVATE = ("crlm_ct_1004", "totalseg_example")
+CONFIG = """\
+version: "2.0"
+shards: 1
+sources:
+  - {id: lits, path: sources/lits}
+  - {id: chaos, path: sources/chaos}
+  - {id: private, path: sources/private}
+"""
+
+
+def write_real_sources(real_data: Path, folder: Path) -> None:
+    """Write LiTS 0, CHAOS CT 3 and two private series below ``folder/sources``."""
+    _write_lits(real_data / "lits_liver_0", folder / "sources/lits/Training_Batch1")
+    chaos = folder / "sources/chaos/Train_Sets/CT/3"
+    for name in ("dicom", "ground_png"):
+        _extract(real_data / f"chaos_ct_set_3/{name}.tar.xz", chaos)
+    private = folder / "sources/private"
+    _extract(real_data / "tcia_crlm_ct_1004/dicom.tar.xz", private)
+    (private / PRIVATE[0]).mkdir()
+    (private / "CRLM-CT-1004").rename(private / PRIVATE[0] / "ct")
+    series = private / PRIVATE[1] / "ct"
+    series.mkdir(parents=True)
+    for path in (real_data / "totalseg_ct_dicom/dicom").iterdir():
+        (series / path.name).write_bytes(path.read_bytes())
+
+
+def sign_off(packets: Path, case_id: str, returns: Path) -> int:
+    """Send back the packets' form with every organ of one case signed off; return its lines."""
+    form = pd.read_csv(packets / "decisions.csv", dtype=str, keep_default_na=False)
+    form = form[form.case_id == case_id].copy()
+    form["decision"] = "sign_off"
+    form["reviewer_id"] = REVIEWER
+    form["time"] = [f"2026-01-05T09:{minute:02d}:00Z" for minute in range(len(form))]
+    form["seconds"] = "45"
+    returns.mkdir(parents=True)
+    form.to_csv(returns / "decisions.csv", index=False, quoting=csv.QUOTE_MINIMAL)
+    return len(form)
+
+
+def _write_lits(given: Path, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    nib.save(nib.load(given / "ct.nii.gz"), folder / "volume-0.nii")
+    liver = nib.load(given / "liver_pseudo_difftumor.nii.gz")
+    labels = (np.asarray(liver.dataobj) > 0).astype(np.uint8)
+    labels[np.asarray(nib.load(given / "tumor_instances.nii.gz").dataobj) > 0] = 2
+    nib.save(nib.Nifti1Image(labels, liver.affine), folder / "segmentation-0.nii")
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive) as file:
+        file.extractall(folder, filter="data")

@@ -1,0 +1,324 @@
+"""A release is complete, private and reproducible, and its check sees every kind of damage."""
+
+import csv
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from tests.small_release import CASES, GRID, make_release, relist
+from tumoratlas.core.errors import ReleaseError
+from tumoratlas.core.files import sha256_file
+from tumoratlas.core.tables import read_rows_of, write_csv
+from tumoratlas.images.nifti import read_nifti, write_nifti
+from tumoratlas.release.build import build_release
+from tumoratlas.release.tables import LOCAL_PATH, ORDER, released_tables, write_released
+from tumoratlas.release.verify import verify_release
+
+LIVER = "label/BDMAP_00000001"
+KIDNEY = "label/BDMAP_90000002"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    work = tmp_path_factory.mktemp("release")
+    return make_release(work, work / "out" / "2.0")
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    return Path(shutil.copytree(whole, tmp_path / "copy"))
+
+
+def problems(release, **options):
+    return verify_release(release, **options).problems
+
+
+def codes(release):
+    return {problem.split(":")[0] for problem in problems(release)}
+
+
+def volume(path):
+    return read_nifti(path, max_voxels=10**6).array
+
+
+def forge_volume(release, place, change, grid=GRID):
+    array = volume(release / place).copy()
+    array = change(array) if callable(change) else array
+    (release / place).unlink()
+    write_nifti(release / place, array, grid)
+    relist(release, release / place)
+
+
+def forge_table(release, name, change):
+    """Change rows of a table and rewrite it with its CSV twin and their hashes."""
+    tables = {table: read_rows_of(release / f"tables/{table}.parquet") for table in ORDER}
+    change(tables[name])
+    write_released(release / "tables", tables)
+    for suffix in ("parquet", "csv"):
+        relist(release, release / f"tables/{name}.{suffix}")
+
+
+def test_a_whole_release_has_no_problem(whole):
+    found = verify_release(whole)
+    assert found.problems == []
+    assert (found.cases, found.tumors) == (3, 7)
+    assert found.files == len((whole / "SHA256SUMS").read_text().splitlines())
+    assert verify_release(whole, processes=2) == found
+
+
+def test_combined_labels_and_masks_follow_the_class_map(whole):
+    combined = volume(whole / KIDNEY / "combined_labels.nii.gz")
+    # Liver 5 under spleen 8, kidney_left 3 under spleen 8, tumors 29 over all; the cyst is none.
+    assert combined[12, 12, 14] == 8 and combined[5, 5, 5] == 5 and combined[5, 5, 25] == 3
+    assert combined[10, 10, 10] == 29 and combined.max() == 29
+    masks = {path.name for path in (whole / KIDNEY / "segmentations").iterdir()}
+    assert {"kidney.nii.gz", "kidney_cyst.nii.gz", "uterus.nii.gz"} <= masks
+    assert "liver_lesion.nii.gz" not in masks  # unknown is not empty
+    assert not volume(whole / KIDNEY / "segmentations/pancreatic_lesion.nii.gz").any()
+    instances = volume(whole / KIDNEY / "instances/kidney.nii.gz")
+    cyst = volume(whole / KIDNEY / "segmentations/kidney_cyst.nii.gz") > 0
+    assert np.array_equal(cyst, instances == 4)
+
+
+def test_nothing_private_and_no_path_is_left(whole):
+    for path in whole.rglob("*"):
+        if path.is_file() and not path.name.endswith(".nii.gz"):
+            data = path.read_bytes()
+            assert b"MILLER" not in data.upper() and b"smith" not in data, path
+            assert b"/mnt/" not in data and b"/tmp/" not in data, path
+    scans = read_rows_of(whole / "tables/scans.parquet")
+    private = [scan for scan in scans if scan["source"] == "private"]
+    names = ["private_BDMAP_90000001", "private_BDMAP_90000001_2"]
+    assert [scan["scan_id"] for scan in private] == names
+    assert {scan["patient_key"] for scan in private} == {"BDMAP_90000001"}
+    excluded = {row["id"]: row["reason"] for row in read_rows_of(whole / "tables/excluded.parquet")}
+    assert excluded["lits_13"] == "equal to private_BDMAP_90000001, kept"
+    assert excluded["lits/bad.nii"] == "bad.nii: broken"
+
+
+def test_a_private_name_in_another_text_stops_the_release(whole):
+    tables = {name: read_rows_of(whole / f"tables/{name}.parquet") for name in ORDER}
+    scan = dict(tables["scans"][0], licence="internal", source="private", scan_id="private_DOE")
+    tables["scans"] = [scan | {"source_case": "DOE_JANE", "image_path": "x/y"}]
+    tables["reviews"][0]["reason"] = "compare with DOE_JANE"
+    with pytest.raises(ReleaseError, match="PRIVATE_TEXT.*DOE_JANE"):
+        released_tables(tables, CASES)
+
+
+def test_equal_inputs_give_equal_bytes_and_an_old_release_goes_as_a_whole(whole, tmp_path):
+    target = tmp_path / "elsewhere" / "2.0"
+    (target / "old").mkdir(parents=True)
+    again = make_release(tmp_path, target)
+    assert not (again / "old").exists()
+    assert sorted(path.name for path in target.parent.iterdir()) == ["2.0"]
+    assert (again / "SHA256SUMS").read_bytes() == (whole / "SHA256SUMS").read_bytes()
+
+
+def test_a_failed_build_leaves_the_old_release(whole, tmp_path):
+    target = Path(shutil.copytree(whole, tmp_path / "2.0"))
+    before = sha256_file(target / "SHA256SUMS")
+    with pytest.raises(ReleaseError, match="NO_CASES"):
+        build_release(
+            target, version="2.0", cases={}, tables={}, sources=[], models=[], thresholds={},
+            definitions={}, card=ROOT / "resources/release/README.md.jinja",
+        )  # fmt: skip
+    assert sha256_file(target / "SHA256SUMS") == before
+
+
+def test_a_case_that_failed_is_excluded_and_the_release_still_whole(tmp_path):
+    cases = tuple(case_id for case_id in CASES if case_id != "BDMAP_90000002")
+    release = make_release(tmp_path, tmp_path / "out", cases=cases)
+    found = verify_release(release)
+    assert (found.cases, found.problems) == (2, [])
+    scans = read_rows_of(release / "tables/scans.parquet")
+    assert "BDMAP_90000002" in {scan["case_id"] for scan in scans}
+    assert "BDMAP_90000002" not in {
+        row["case_id"] for row in read_rows_of(release / "tables/crosswalk.parquet")
+    }
+
+
+def test_damaged_and_missing_and_foreign_files_are_seen(copy):
+    path = copy / "ct/BDMAP_00000001/ct.nii.gz"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    (copy / "counts/tumors_by_size.csv").unlink()
+    (copy / "stranger.txt").write_text("hello")
+    (copy / "link").symlink_to("README.md")
+    with open(copy / "README.md", "a") as card:
+        card.write("more\n")
+    told = "\n".join(problems(copy))
+    for line in (
+        "MISSING: counts/tumors_by_size.csv",
+        "NOT_LISTED: stranger.txt",
+        "LINK: link",
+        "SHA256: README.md",
+    ):
+        assert line in told
+    assert "ct/BDMAP_00000001/ct.nii.gz" in told and "GZIP" in told
+
+
+def test_bytes_that_changed_without_damage_are_seen(copy):
+    place = copy / KIDNEY / "segmentations/spleen.nii.gz"
+    place.write_bytes(gzip.compress(gzip.decompress(place.read_bytes()), 1, mtime=0))
+    assert problems(copy) == [
+        f"SHA256: {KIDNEY}/segmentations/spleen.nii.gz: "
+        "the bytes are not those that were released"
+    ]
+
+
+def test_a_table_that_cannot_be_read_is_told_and_not_raised(copy):
+    (copy / "tables/masks.parquet").write_bytes(b"no table")
+    assert {"TABLE", "SHA256"} <= codes(copy)
+    shutil.rmtree(copy / "tables")
+    assert "MISSING" in codes(copy)
+    (copy / "SHA256SUMS").unlink()
+    assert {"SUMS", "NOT_LISTED"} <= codes(copy)
+
+
+def test_unsafe_lines_of_the_list_are_told(copy):
+    with open(copy / "SHA256SUMS", "a") as sums:
+        sums.write(f"{'0' * 64}  ../outside\nrubbish\n")
+    assert sum(problem.startswith("SUMS: line") for problem in problems(copy)) == 2
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "code"),
+    [
+        (f"{LIVER}/segmentations/liver.nii.gz", lambda a: a * 2, "VALUES"),
+        (f"{LIVER}/segmentations/liver.nii.gz", lambda a: a[:-1], "GRID"),
+        (f"{LIVER}/segmentations/liver.nii.gz", lambda a: a.astype(np.uint16), "DTYPE"),
+        (f"{LIVER}/segmentations/liver.nii.gz", lambda a: a * 0, "COMBINED"),
+        (f"{LIVER}/combined_labels.nii.gz", lambda a: np.where(a == 27, 5, a), "COMBINED"),
+        (f"{LIVER}/segmentations/liver_lesion.nii.gz", np.zeros_like, "INSTANCES"),
+        (f"{LIVER}/instances/liver.nii.gz", np.zeros_like, "STATE"),
+        (f"{LIVER}/instances/liver.nii.gz", lambda a: np.where(a == 2, 9, a), "TUMORS"),
+        (f"{KIDNEY}/instances/pancreas.nii.gz", np.ones_like, "STATE"),
+        ("ct/BDMAP_00000001/ct.nii.gz", lambda a: a + np.int16(1), "TUMORS"),
+    ],
+)  # fmt: skip
+def test_a_forged_volume_is_seen(copy, place, change, code):
+    array = volume(copy / place)
+    changed = change(array).astype(np.uint16 if code == "DTYPE" else array.dtype)
+    grid = GRID if changed.shape == GRID.shape else GRID.of(changed.shape, GRID.affine)
+    (copy / place).unlink()
+    write_nifti(copy / place, changed, grid)
+    relist(copy, copy / place)
+    assert code in codes(copy)
+
+
+def test_a_moved_and_a_turned_grid_are_seen(copy):
+    affine = GRID.affine
+    affine[0, 3] += 0.5
+    forge_volume(copy, f"{LIVER}/segmentations/spleen.nii.gz", None, GRID.of(GRID.shape, affine))
+    affine = GRID.affine
+    affine[0] *= -1
+    forge_volume(copy, "ct/BDMAP_90000002/ct.nii.gz", None, GRID.of(GRID.shape, affine))
+    assert {"GRID", "ORIENTATION"} <= codes(copy)
+
+
+def test_planted_text_in_a_header_is_seen(copy):
+    path = copy / "ct/BDMAP_90000001/ct.nii.gz"
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(path.read_bytes()))
+    image.header["descrip"] = b"MILLER JOHN"
+    path.unlink()
+    with gzip.GzipFile(path, "wb", mtime=1) as stream:
+        stream.write(image.to_bytes())
+    relist(copy, path)
+    told = [problem for problem in problems(copy) if problem.startswith("HEADER_TEXT")]
+    assert len(told) == 2 and "descrip" in told[1]
+
+
+def test_absent_and_surplus_files_of_a_state_are_seen(copy):
+    place = f"{KIDNEY}/segmentations/liver_lesion.nii.gz"
+    write_nifti(copy / place, np.zeros(GRID.shape, np.uint8), GRID)
+    relist(copy, copy / place)
+    assert any(p.startswith(f"STATE: {place}") for p in problems(copy))
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "code"),
+    [
+        ("tumors", lambda rows: rows[0].update(radius_mm=3.0), "TUMORS"),
+        ("tumors", lambda rows: rows[0].update(voxels=5), "TUMORS"),
+        ("tumors", lambda rows: rows[0].update(size_class="large"), "TUMORS"),
+        ("tumors", lambda rows: rows[0].update(is_fragment=True), "TUMORS"),
+        ("tumors", lambda rows: rows[0].update(is_early=True), "TUMORS"),
+        ("tumors", lambda rows: rows[0].update(mean_hu=None), "TUMORS"),
+        ("tumors", lambda rows: rows[0].update(lesion_kind="cyst"), "INSTANCES"),
+        ("tumors", lambda rows: rows[0].update(tumor_id="x"), "ID"),
+        ("tumors", lambda rows: rows.append(dict(rows[0])), "ID"),
+        ("tumors", lambda rows: rows.pop(0), "COUNTS"),
+        ("masks", lambda rows: rows.pop(0), "STATE"),
+        ("masks", lambda rows: rows[3].update(state="unknown"), "STATE"),
+        ("masks", lambda rows: rows[0].update(case_id="BDMAP_00000099"), "ID"),
+        ("scans", lambda rows: rows[0].update(case_id=None), "SCANS"),
+        ("scans", lambda rows: rows[0].update(source="lits"), "COUNTS"),
+        ("excluded", lambda rows: rows.clear(), "SCANS"),
+        ("excluded", lambda rows: rows[0].update(reason="see /home/me/x.nii"), "LOCAL_PATH"),
+        ("splits", lambda rows: rows.pop(0), "SPLIT"),
+        ("splits", lambda rows: [row.update(group="one") for row in rows], "LEAK"),
+        ("crosswalk", lambda rows: rows[0].update(case_id="BDMAP_1"), "ID"),
+    ],
+)  # fmt: skip
+def test_a_forged_table_is_seen(copy, table, change, code):
+    forge_table(copy, table, change)
+    assert code in codes(copy)
+
+
+def test_a_patient_on_two_sides_is_seen_even_under_two_group_names(copy):
+    def share(rows):
+        for row in rows:
+            row["patient_key"] = "lits/12"
+
+    forge_table(copy, "scans", share)
+    assert "LEAK" in codes(copy)
+
+
+def test_texts_that_differ_or_run_are_seen(copy):
+    path = copy / "tables/excluded.csv"
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows[0]["reason"] = "other"
+    write_csv(path, rows, list(rows[0]))
+    path.write_text(path.read_text() + '=HYPERLINK("x"),,,,,\n')
+    relist(copy, path)
+    assert {"TABLE", "FORMULA"} <= codes(copy)
+
+
+def test_a_forged_class_map_and_definitions_are_seen(copy):
+    path = copy / "class_map.json"
+    facts = json.loads(path.read_text())
+    facts["combined_labels"]["1"] = "liver"
+    path.unlink()
+    path.write_text(json.dumps(facts))
+    relist(copy, path)
+    assert codes(copy) == {"CLASS_MAP"}
+    (copy / "definitions.json").write_text("{}")
+    relist(copy, copy / "definitions.json")
+    assert "DEFINITIONS" in codes(copy)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_path"),
+    [
+        ("/home/me/scan.nii.gz", True),
+        ("see ~/data/x", True),
+        ("C:\\Users\\me\\x.nii", True),
+        ("\\\\server\\share\\x", True),
+        ("file:///x", True),
+        ("path='/mnt/a/b'", True),
+        ("data/lits/volume-3.nii", False),
+        ("and/or, 1/2, 3/4/5", False),
+        ("https://example.org/a/b", False),
+        ("CC BY-NC-SA 4.0; 12/31/2024", False),
+    ],
+)
+def test_what_counts_as_a_local_path(text, is_path):
+    assert bool(LOCAL_PATH.search(text)) == is_path

@@ -1,0 +1,211 @@
+"""The whole workflow on the micro phantoms: results, identity, resume and re-runs.
+
+One undisturbed run is the reference; others differ in cores, in shards and by a kill -9, and
+must end in the same bytes, trained weights included.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.phantoms.demo import run_demo
+from tests.phantoms.truth import tumors
+from tumoratlas.core.files import sha256_file
+from tumoratlas.release.verify import verify_release
+
+MICRO = ROOT / "tests/phantoms/micro.yaml"
+RELEASE = "results/release/2.0"
+
+
+def config_with(folder: Path, **changes: object) -> Path:
+    """Write the micro configuration with some keys changed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(MICRO.read_text()) | changes))
+    return path
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run snakemake in a working directory with the micro configuration."""
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", "--profile", "profiles/local", *arguments,
+         "--configfile", str(MICRO), "--directory", str(folder), "--cores", "2"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def sums(folder: Path) -> str:
+    """Return the checksums of a release and of the weights behind it."""
+    weights = sorted((folder / "records/models").rglob("*.safetensors"))
+    lines = [f"{sha256_file(path)} {path.parent.name}" for path in weights]
+    return (folder / RELEASE / "SHA256SUMS").read_text() + "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the working directory of an undisturbed run on two cores."""
+    folder = tmp_path_factory.mktemp("micro") / "reference"
+    run_demo(folder, MICRO, micro=True, cores=2)
+    return folder
+
+
+def test_the_release_verifies_and_counts_the_truth(reference: Path) -> None:
+    """Every promise holds, and the tumors are those of the phantoms, class by class."""
+    verification = verify_release(reference / RELEASE)
+    assert verification.problems == []
+    counted = pd.read_csv(reference / RELEASE / "counts/tumors_by_size.csv")
+    found = counted[counted.tumors > 0].set_index(["organ", "size_class"]).tumors.to_dict()
+    true = tumors(reference).query("kind == 'tumor'")
+    assert found == true.groupby(["organ", "size_class"]).size().to_dict()
+
+
+def test_one_core_gives_the_same_bytes(reference: Path, tmp_path: Path) -> None:
+    """Cores change neither the weights nor the release."""
+    run_demo(tmp_path / "run", MICRO, micro=True, cores=1)
+    assert sums(tmp_path / "run") == sums(reference)
+
+
+def test_five_shards_give_the_same_bytes(reference: Path, tmp_path: Path) -> None:
+    """Shards are only a way to cut the work."""
+    config = config_with(tmp_path, shards=5)
+    run_demo(tmp_path / "run", config, micro=True, cores=2)
+    assert sums(tmp_path / "run") == sums(reference)
+
+
+def test_a_kill_in_the_middle_gives_the_same_bytes(reference: Path, tmp_path: Path) -> None:
+    """Kill -9 while a model is trained; the same command after an unlock ends the same."""
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.phantoms.demo", str(folder), "--micro"],
+        cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("results/train/liver/work/fold_*")):
+        assert time.monotonic() < deadline, "training never started"
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / RELEASE).exists()
+    assert snakemake(folder, "--unlock").returncode == 0
+    run_demo(folder, MICRO, micro=True, cores=2)
+    assert sums(folder) == sums(reference)
+
+
+def test_a_second_run_does_nothing(reference: Path) -> None:
+    """All targets are up to date, those of training included."""
+    run = snakemake(reference, "train", "thresholds", "packets", "all")
+    assert "Nothing to be done" in run.stdout + run.stderr
+
+
+def test_more_shards_redo_no_scan(reference: Path, tmp_path: Path) -> None:
+    """Per-scan results live with the scan: another number of shards finds them all."""
+    folder = tmp_path / "run"
+    shutil.copytree(reference, folder, symlinks=True)
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("results/*/*/BDMAP_*/record.json")}
+    assert before
+    config = config_with(tmp_path, shards=3)
+    run_demo(folder, config, micro=True, cores=2)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert sums(folder) == sums(reference)
+
+
+def test_a_corrupt_scan_is_listed_and_the_rest_goes_on(reference: Path) -> None:
+    """The truncated volume is in the excluded table with its code and a remedy."""
+    excluded = pd.read_csv(reference / RELEASE / "tables/excluded.csv")
+    row = excluded.set_index("id").loc["lits_5"]
+    assert row.code == "DATA_SIZE"
+    assert row.remedy
+
+
+def test_a_missing_source_is_one_line(tmp_path: Path) -> None:
+    """No traceback: the folder's name and what to do."""
+    config = config_with(tmp_path, sources=[{"id": "lits", "path": "nowhere/lits"}])
+    run = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "all",
+         "--configfile", str(config), "--directory", str(tmp_path / "run")],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode != 0
+    said = run.stdout + run.stderr
+    told = [line for line in said.splitlines() if "SOURCE_MISSING" in line]
+    assert len(told) == 1
+    assert "nowhere/lits" in told[0]
+    assert "Traceback" not in said
+
+
+def test_an_unknown_key_is_one_line(tmp_path: Path) -> None:
+    """A typing error in the configuration is named, with the key that was meant."""
+    config = config_with(tmp_path, shard=3)
+    run = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "all", "-n",
+         "--configfile", str(config), "--directory", str(tmp_path / "run")],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    said = run.stdout + run.stderr
+    assert run.returncode != 0
+    assert "`shard` is unknown (did you mean `shards`?)" in said
+    assert "Traceback" not in said
+
+
+def test_a_wrong_mask_sent_back_is_excluded_and_the_rest_counts(
+    reference: Path, tmp_path: Path
+) -> None:
+    """A damaged return becomes one excluded row; the other decisions stay in force."""
+    folder = tmp_path / "run"
+    shutil.copytree(reference, folder, symlinks=True)
+    form = pd.read_csv(folder / "records/returns/phantoms/decisions.csv", dtype=str)
+    bad = folder / "records/returns/later"
+    bad.mkdir()
+    row = form.iloc[[0]].assign(decision="maybe", time="2026-02-01T00:00:00Z")
+    row.to_csv(bad / "decisions.csv", index=False)
+    run = snakemake(folder, "all")
+    assert run.returncode == 0, run.stdout + run.stderr
+    excluded = pd.read_csv(folder / RELEASE / "tables/excluded.csv")
+    rows = excluded[excluded.rule == "check_review"]
+    assert list(rows.id) == ["later/decisions.csv:2"]
+    tables = [pd.read_csv(f / RELEASE / "tables/tumors.csv") for f in (folder, reference)]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_the_slurm_profile_plans_word_for_word(tmp_path: Path) -> None:
+    """``snakemake --profile slurm all`` plans in a fresh checkout with an empty home."""
+    checkout = tmp_path / "checkout"
+    ignore = shutil.ignore_patterns(".git", ".venv", ".snakemake", "demo", "__pycache__")
+    shutil.copytree(ROOT, checkout, symlinks=True, ignore=ignore)
+    (tmp_path / "home").mkdir()
+    environment = os.environ | {"HOME": str(tmp_path / "home")}
+    environment.pop("XDG_CACHE_HOME", None)
+    run = subprocess.run(
+        [str(Path(sys.executable).parent / "snakemake"), "--profile", "slurm", "all", "-n"],
+        cwd=checkout, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "build_release" in run.stdout
+
+
+def test_one_module_re_runs_exactly_its_rules(reference: Path, tmp_path: Path) -> None:
+    """An edit of the measure code re-runs measuring and what follows, and nothing before."""
+    checkout = tmp_path / "checkout"
+    ignore = shutil.ignore_patterns(".git", ".venv", ".snakemake", "demo", "__pycache__")
+    shutil.copytree(ROOT, checkout, symlinks=True, ignore=ignore)
+    module = checkout / "tumoratlas/measure/diameters.py"
+    module.write_text(module.read_text() + "\nADDED = 1\n")
+    run = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "all", "-n",
+         "--quiet", "progress", "--configfile", str(MICRO), "--directory", str(reference)],
+        cwd=checkout, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    jobs = {line.split()[0] for line in run.stdout.splitlines() if line.startswith(" ") is False}
+    assert "measure_tumors" in jobs
+    assert not jobs & {"fingerprint_scans", "harmonize_scans", "predict_tumors", "merge_masks"}

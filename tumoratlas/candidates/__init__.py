@@ -1,0 +1,1 @@
+"""Model output to candidates: level maps, FROC thresholds, components."""

@@ -1,0 +1,53 @@
+"""The errors that a user can mend: each says which file, what is wrong and what to do."""
+
+
+class TumorAtlasError(Exception):
+    """A defect of the input, told in one line.
+
+    Parameters
+    ----------
+    code
+        Stable upper-case name of the defect, as listed in ``docs/checks.md`` (``GZIP_CRC``).
+    subject
+        The file, scan, table or configuration key that is wrong.
+    reason
+        What is wrong with it.
+    remedy
+        What the user can do about it.
+    evidence
+        Measured facts that show the defect (``"header claims 90 slices, data holds 60"``).
+    """
+
+    def __init__(
+        self, code: str, subject: object, reason: str, *, remedy: str, evidence: str = ""
+    ) -> None:
+        self.code = code
+        self.subject = str(subject)
+        self.reason = reason
+        self.remedy = remedy
+        self.evidence = evidence
+        super().__init__(code, self.subject, reason, remedy, evidence)
+
+    def __str__(self) -> str:
+        evidence = f" ({self.evidence})" if self.evidence else ""
+        return f"{self.code}: {self.subject}: {self.reason}{evidence}. {self.remedy}"
+
+
+class ConfigError(TumorAtlasError):
+    """A configuration key that is unknown, missing or out of range."""
+
+
+class InputError(TumorAtlasError):
+    """A source file or folder that cannot be used."""
+
+
+class GeometryError(InputError):
+    """A volume whose place in space is missing, contradictory or unlike its partner's."""
+
+
+class ReviewError(TumorAtlasError):
+    """A returned decision or mask that cannot be taken in."""
+
+
+class ReleaseError(TumorAtlasError):
+    """A release that breaks one of its promises."""

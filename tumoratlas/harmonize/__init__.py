@@ -1,0 +1,1 @@
+"""Scans to cases: one orientation, the release image and the model grid."""

@@ -1,0 +1,1 @@
+"""Volumes on grids: strict NIfTI, DICOM series, orientation and resampling."""

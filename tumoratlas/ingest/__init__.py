@@ -1,0 +1,1 @@
+"""Source folders to scans: list, fingerprint, deduplicate, name."""

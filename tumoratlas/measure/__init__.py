@@ -1,0 +1,1 @@
+"""Tumor instances: sizes, classes and counts."""

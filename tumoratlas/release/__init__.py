@@ -1,0 +1,1 @@
+"""Splits, the release tree and its verification."""

@@ -1,0 +1,1 @@
+"""Tumor models: nnU-Net datasets, plans, training and the model registry."""

@@ -38,7 +38,7 @@ rule all:
     default_target: True
     input:
         f"results/release/{VERSION}.verified.json",
-        #REPORT
+        "results/report/release.html",
 
 
 rule train:

@@ -44,7 +44,7 @@ class Phantom:
 def write_phantom(folder: Path, shape: tuple[int, int, int], tumors: int, seed: int) -> Phantom:
     """Write a phantom of this (z, y, x) shape; equal arguments give equal voxels."""
     rng = np.random.default_rng(seed)
-    # A smaller volume is the same abdomen, coarsely cut from its middle: organs shrink with it.
+    # In a smaller volume the organs shrink with it.
     extent = np.array(shape) * SPACING_MM[::-1]
     scale = extent / (np.array((150, 512, 512)) * SPACING_MM[::-1])
     places = np.ogrid[tuple(slice(n) for n in shape)]

@@ -37,5 +37,5 @@ def compare_reading(phantom: Phantom, rounds: int) -> str:
         if not np.array_equal(array, phantom.hu):
             raise ValueError(f"{name} read other voxels")
     megabytes = len(data) / 1e6, phantom.hu.nbytes / 1e6
-    title = "Read a CT, {:.0f} MB on disk, {:.0f} MB of voxels".format(*megabytes)
+    title = "Read a CT, {:.3g} MB on disk, {:.3g} MB of voxels".format(*megabytes)
     return f"{markdown_table(title, timings, NAIVE)}\n\nAll read the same voxels."

@@ -34,6 +34,7 @@ rule split_cases:
     input:
         cases="results/ingest/cases.json",
         written=manifests("release", "write_cases"),
+        measured=manifests("measure", "measure_tumors"),
     output:
         table="results/tables/splits.parquet",
     log:
@@ -80,6 +81,7 @@ rule build_release:
         splits="results/tables/splits.parquet",
         excluded="results/tables/excluded.parquet",
         written=manifests("release", "write_cases"),
+        measured=manifests("measure", "measure_tumors"),
         proposed=manifests("candidates", "propose_candidates"),
         sources=[str(RESOURCES / f"sources/{source}.yaml") for source in SOURCES],
         card=str(RESOURCES / "release/README.md.jinja"),
@@ -93,11 +95,11 @@ rule build_release:
     conda:
         "../envs/base.yaml"
     params:
+        **config["release"],
         version=VERSION,
         definitions=config["measure"],
         records=RECORDS,
         code=code_digest("build_release"),
-        **config["release"],
     script:
         "../scripts/build_release.py"
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from tumoratlas.core.records import latest_by
 from tumoratlas.core.run import rule_run
-from tumoratlas.core.runner import finished_folders, read_rows
+from tumoratlas.core.runner import read_rows
 from tumoratlas.core.tables import read_rows_of
 from tumoratlas.ingest.sources import read_source
 from tumoratlas.release.build import build_release
-from tumoratlas.release.steps import refuse_many_excluded
+from tumoratlas.release.steps import complete_cases, refuse_many_excluded
 
 with rule_run(snakemake):
     paths, params = snakemake.input, snakemake.params
@@ -20,7 +20,7 @@ with rule_run(snakemake):
     build_release(
         Path(snakemake.output.sums).parent,
         version=params.version,
-        cases=finished_folders(paths.written),
+        cases=complete_cases(paths.written, paths.measured),
         tables=tables,
         sources=[read_source(Path(path)) for path in paths.sources],
         models=list(latest_by(Path(params.records, "models.jsonl"), "organ").values()),

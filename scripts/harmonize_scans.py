@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from tumoratlas.core.run import rule_run, shard_step
+from tumoratlas.core.run import rule_run
+from tumoratlas.core.runner import shard_step
 from tumoratlas.harmonize.steps import harmonize_scans
 
 with rule_run(snakemake):

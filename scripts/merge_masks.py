@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from tumoratlas.core.run import rule_run, shard_step
+from tumoratlas.core.run import rule_run
+from tumoratlas.core.runner import shard_step
 from tumoratlas.core.tables import read_rows_of
 from tumoratlas.review.ledger import Event
 from tumoratlas.review.steps import merge_masks

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from tumoratlas.candidates.steps import predict_tumors
-from tumoratlas.core.run import rule_run, shard_step
+from tumoratlas.core.run import rule_run
+from tumoratlas.core.runner import shard_step
 
 with rule_run(snakemake):
     predict_tumors(

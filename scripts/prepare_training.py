@@ -4,7 +4,8 @@ from pathlib import Path
 
 from tumoratlas.core.run import rule_run
 from tumoratlas.train.dataset import prepare_training
-from tumoratlas.train.steps import train_settings, training_cases
+from tumoratlas.train.plan import train_settings
+from tumoratlas.train.steps import training_cases
 
 with rule_run(snakemake):
     organ = snakemake.wildcards.organ

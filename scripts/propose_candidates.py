@@ -4,7 +4,8 @@ from pathlib import Path
 
 from tumoratlas.candidates.steps import propose_tumors
 from tumoratlas.core.records import latest_by
-from tumoratlas.core.run import rule_run, shard_step
+from tumoratlas.core.run import rule_run
+from tumoratlas.core.runner import shard_step
 
 with rule_run(snakemake):
     propose_tumors(

@@ -8,6 +8,7 @@ from tumoratlas.release.splits import split_cases
 from tumoratlas.release.steps import split_input
 
 with rule_run(snakemake):
-    cases = split_input(Path(snakemake.input.cases), snakemake.input.written)
+    paths = snakemake.input
+    cases = split_input(Path(paths.cases), paths.written, paths.measured)
     rows = split_cases(cases, **snakemake.params.settings)
     write_table(Path(snakemake.output.table), "splits", rows)

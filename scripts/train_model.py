@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from tumoratlas.core.run import rule_run
-from tumoratlas.train.steps import torch_device, train_settings
+from tumoratlas.train.nnunet import torch_device
+from tumoratlas.train.plan import train_settings
 from tumoratlas.train.trainer import train_fold
 
 with rule_run(snakemake):

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from tumoratlas.core.run import rule_run, shard_step
+from tumoratlas.core.run import rule_run
+from tumoratlas.core.runner import shard_step
 from tumoratlas.release.steps import write_cases
 
 with rule_run(snakemake):

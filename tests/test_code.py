@@ -142,7 +142,7 @@ def test_a_copy_elsewhere_has_the_same_digest(
     """The place of the checkout does not count, for the small tree and the real one."""
     shutil.copytree(tree, tmp_path / "some/where/else")
     assert digest(tree, monkeypatch) == digest(tmp_path / "some/where/else", monkeypatch)
-    for name in ("scripts", "tumoratlas"):
+    for name in ("resources", "scripts", "tumoratlas"):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, tmp_path / "real" / name, ignore=ignore)
     here = digest(ROOT, monkeypatch, "fingerprint_scans")

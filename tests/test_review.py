@@ -996,7 +996,8 @@ def test_real_tumors_through_a_packet(real_data: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert len(rows) == 11
     write_packet(
-        tmp_path / "b1" / CASE, case_id=CASE, organ=ORGAN, ct_path=file.path, candidates=tumors, rows=rows,
+        tmp_path / "b1" / CASE, case_id=CASE, organ=ORGAN, ct_path=file.path,
+        candidates=tumors, rows=rows,
         organ_mask=None, grid=grid, base_sha256=base,
     )  # fmt: skip
     seg = slicerio.read_segmentation(str(tmp_path / "b1" / CASE / ORGAN / "candidates.seg.nrrd"))

@@ -12,8 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
+
 from tests.phantoms import write_phantoms
 from tests.phantoms.reviewer import answer, write_roster
+from tumoratlas.report.release import release_summary
 
 ROOT = Path(__file__).resolve().parents[2]
 _STEPS = re.compile(r"(\d+) of (\d+) steps")
@@ -95,11 +98,7 @@ def _say(text: str) -> None:
 
 
 def _summary(folder: Path) -> str:
-    from tumoratlas.measure.counts import count_tumors
-    from tumoratlas.core.tables import read_table
-    from tumoratlas.report.release import release_summary
-
-    return release_summary(count_tumors(read_table(folder / "results/tables/tumors.parquet")))
+    return release_summary(pd.read_csv(folder / "results/measure/tumors_by_size.csv"))
 
 
 def main() -> None:

@@ -121,18 +121,18 @@ class Patient:
 
 
 def _duplicate(source: str, case: str, *annotated: str, defect: str = "duplicate") -> Scan:
-    return Scan(source, case, annotated, defect, "duplicate", "DUPLICATE_SCAN")
+    return Scan(source, case, annotated, defect, "duplicate", "DUPLICATE")
 
 
 def _truncated(case: str) -> Scan:
-    return Scan("lits", case, ("liver",), "truncated", "excluded", "TRUNCATED_FILE")
+    return Scan("lits", case, ("liver",), "truncated", "excluded", "DATA_SIZE")
 
 
 FULL = (
     Patient(
         1, "M", (96, 80, 36), (1.5, 1.5, 3.0),
         (Lesion("liver", 21.2), Lesion("liver", 4.1), Lesion("pancreas", 7.0)),
-        (_duplicate("lits", "0", "liver"), Scan("abdomenatlas11", "BDMAP_00000001")),
+        (Scan("lits", "0", ("liver",)), _duplicate("abdomenatlas11", "BDMAP_00000001")),
     ),
     Patient(
         2, "M", (72, 60, 30), (2.0, 2.0, 4.0),
@@ -216,7 +216,7 @@ _MICRO_SCALE = (48 / 144, 48 / 120, 48 / 108)
 MICRO = (
     Patient(
         1, "M", (32, 32, 24), (1.5, 1.5, 2.0), (Lesion("liver", 4.1),),
-        (_duplicate("lits", "0", "liver"), Scan("abdomenatlas11", "BDMAP_00000001")),
+        (Scan("lits", "0", ("liver",)), _duplicate("abdomenatlas11", "BDMAP_00000001")),
         field_scale=_MICRO_SCALE,
     ),
     Patient(

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import slicerio
 
-from tests.phantoms.truth import scans, tumors, truth_mask
+from tests.phantoms.truth import scans, truth_mask, tumors
 
 REVIEWER = "R01"
 GOOD_DICE = 0.9

@@ -23,8 +23,8 @@ from tumoratlas.core.structures import organ_mask
 from tumoratlas.images.arrays import read_array
 from tumoratlas.images.grid import Grid
 from tumoratlas.images.nifti import write_nifti
+from tumoratlas.train.nnunet import torch_device
 from tumoratlas.train.registry import Model, current_models
-from tumoratlas.train.steps import torch_device
 
 LEVELS = "levels.b2nd"
 CANDIDATES = "candidates.nii.gz"

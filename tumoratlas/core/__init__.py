@@ -1,1 +1,1 @@
-"""What every stage stands on: errors, files, tables, configuration, provenance and the step runner."""
+"""What every stage stands on: errors, files, tables, configuration, provenance, step runner."""

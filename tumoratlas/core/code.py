@@ -10,6 +10,8 @@ from tumoratlas.core.files import sha256_json
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "tumoratlas"
+# Modules that read a table of the checkout themselves: the table is part of their code.
+_TABLES = {"tumoratlas/core/structures.py": "resources/structures.csv"}
 _LAYOUT_TOKENS = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER}
 
 
@@ -21,7 +23,11 @@ def code_digest(rule: str) -> str:
     """
     script = ROOT / "scripts" / f"{rule}.py"
     files = sorted({script} | _closure(script))
-    return sha256_json({str(path.relative_to(ROOT)): _tokens(path) for path in files})
+    sources = {str(path.relative_to(ROOT)): _tokens(path) for path in files}
+    for module, table in _TABLES.items():
+        if module in sources:
+            sources[table] = (ROOT / table).read_text(encoding="utf-8")
+    return sha256_json(sources)
 
 
 def imported_modules(path: Path) -> list[str]:

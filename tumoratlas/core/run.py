@@ -11,7 +11,6 @@ from typing import Any
 
 from tumoratlas.core.errors import TumorAtlasError
 from tumoratlas.core.provenance import PROVENANCE, ProvenanceFile, file_hashes
-from tumoratlas.core.runner import Step
 
 log = logging.getLogger("tumoratlas")
 # Above this, a file's hash is left to the stage that made it (per-scan records hold it).
@@ -75,16 +74,3 @@ def _use_one_thread() -> None:
     """Pin numerical libraries to one thread: parallelism is by process, sums keep their order."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
-
-
-def shard_step(job: Any) -> Step:  # noqa: ANN401 - Snakemake's object, not imported here
-    """Return the step of a sharded rule's job; per-scan folders lie beside its manifest."""
-    return Step(
-        rule=job.rule,
-        shard=job.wildcards.shard,
-        folder=Path(job.output.manifest).parent,
-        params=job.params.settings,
-        code=job.params.code,
-        processes=job.threads,
-        **job.params.runner,
-    )

@@ -29,6 +29,7 @@ from typing import Any
 from tumoratlas.core.errors import TumorAtlasError
 from tumoratlas.core.files import (
     read_json,
+    sha256_bytes,
     sha256_file,
     sha256_json,
     sync,
@@ -100,9 +101,22 @@ class Step:
     max_crashes: int = 2
 
 
+def shard_step(job: Any) -> Step:
+    """Return the step of a sharded rule's job; per-scan folders lie beside its manifest."""
+    return Step(
+        rule=job.rule,
+        shard=job.wildcards.shard,
+        folder=Path(job.output.manifest).parent,
+        params=job.params.settings,
+        code=job.params.code,
+        processes=job.threads,
+        **job.params.runner,
+    )
+
+
 def shard_of(scan_id: str, shards: int) -> str:
     """Return the shard of a scan, ``s0000`` onwards: ``sha256(scan_id) mod shards``."""
-    return f"s{int(sha256_json(scan_id), 16) % shards:04d}"
+    return f"s{int(sha256_bytes(scan_id.encode()), 16) % shards:04d}"
 
 
 def shard_names(shards: int) -> list[str]:

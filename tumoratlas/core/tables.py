@@ -188,7 +188,7 @@ def read_rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: list[str]) -> None:
-    """Write rows as CSV (UTF-8, ``\\n``); lists are joined by ``;``.
+    """Write rows as CSV (UTF-8, line feeds); lists are joined by ``;``.
 
     Text that a spreadsheet would run as a formula is disarmed by a leading apostrophe. Line
     ends inside text become line feeds: readers take a lone carriage return for a row's end.

@@ -81,20 +81,29 @@ def refuse_many_excluded(
         raise ReleaseError(
             "MANY_EXCLUDED",
             "release",
-            f"{len(failed)} of {found} scans were excluded, more than "
-            f"{max_excluded_fraction:.1%}",
+            f"{len(failed)} of {found} scans were excluded, more than {max_excluded_fraction:.1%}",
             evidence=shown,
             remedy="See results/tables/excluded.parquet; mend the scans or raise "
             "`release.max_excluded_fraction`",
         )
 
 
-def split_input(cases: Path, manifests: Iterable[Path]) -> list[dict[str, str]]:
-    """Return ``case_id`` and ``group`` of every case that reaches the release."""
+def complete_cases(written: Iterable[Path], measured: Iterable[Path]) -> dict[str, Path]:
+    """Return the folder of every case that was written and measured: those of the release."""
+    numbers = finished_folders(measured)
+    return {
+        case_id: path for case_id, path in finished_folders(written).items() if case_id in numbers
+    }
+
+
+def split_input(
+    cases: Path, written: Iterable[Path], measured: Iterable[Path]
+) -> list[dict[str, str]]:
+    """Return ``case_id`` and ``group`` of every case of the release."""
     groups = read_json(cases)
     return [
         {"case_id": case_id, "group": groups[case_id]["group"]}
-        for case_id in finished_folders(manifests)
+        for case_id in complete_cases(written, measured)
     ]
 
 

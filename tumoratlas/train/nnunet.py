@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
 
+from tumoratlas.core.errors import ConfigError
+
 if TYPE_CHECKING:
     import torch
 
@@ -55,3 +57,23 @@ def nnunet_session(device: torch.device, **variables: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def torch_device(name: str) -> torch.device:
+    """Return the configured device.
+
+    Raises
+    ------
+    ConfigError
+        ``NO_GPU``: cuda is wanted and there is none.
+    """
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "NO_GPU",
+            "device: cuda",
+            "this machine offers torch no GPU",
+            remedy="Set `train.device` and `candidates.device` to cpu, or run on a GPU machine",
+        )
+    return torch.device(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,13 @@ class TrainSettings:
         while edge % 2 == 0 and edge // 2 >= MINIMUM_EDGE and stages < len(self.blocks):
             edge, stages = edge // 2, stages + 1
         return stages
+
+
+def train_settings(values: Mapping[str, Any]) -> TrainSettings:
+    """Return the settings that the configuration gives."""
+    return TrainSettings(
+        **{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    )
 
 
 def dataset_description(organ: str, cases: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Files that are either whole or absent, and their hashes."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -70,3 +71,12 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold ``path`` for writing; another writer, in any process, is waited for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

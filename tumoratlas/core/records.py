@@ -1,14 +1,12 @@
 """Append-only JSON-lines files of the records folder."""
 
-import fcntl
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tumoratlas.core.errors import InputError
-from tumoratlas.core.files import to_json, write_text
+from tumoratlas.core.files import locked, to_json, write_text
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -43,13 +41,13 @@ def latest_by(path: Path, key: str) -> dict[str, dict[str, Any]]:
 
 def append_lines(path: Path, entries: list[Mapping[str, Any]]) -> None:
     """Append entries; the file changes as a whole or not at all."""
-    with _locked(path):
+    with locked(path):
         _append(path, entries)
 
 
 def append_latest(path: Path, key: str, entry: Mapping[str, Any]) -> None:
     """Append an entry unless the last one of the same ``key`` is equal to it."""
-    with _locked(path):
+    with locked(path):
         if latest_by(path, key).get(entry[key]) != entry:
             _append(path, [entry])
 
@@ -64,12 +62,3 @@ def _append(path: Path, entries: list[Mapping[str, Any]]) -> None:
 
 def _text(path: Path) -> str:
     return path.read_bytes().decode("utf-8") if path.exists() else ""
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other jobs from appending at the same time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -6,17 +6,15 @@ that a changed, removed or reordered line shows.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from tumoratlas.core.errors import ReviewError
-from tumoratlas.core.files import sha256_bytes, sha256_json, to_json, write_text
+from tumoratlas.core.files import locked, sha256_bytes, sha256_json, to_json, write_text
 
 SCHEMA = 1
 FIRST_HASH = "0" * 64
@@ -145,7 +143,7 @@ def append_events(path: Path, events: Iterable[Event]) -> list[Event]:
     ReviewError
         As `read_ledger`.
     """
-    with _lock(path):
+    with locked(path):
         lines = _lines(path)
         known = {event.event_id for event in _verified(path, lines)}
         previous = sha256_bytes(lines[-1].encode()) if lines else FIRST_HASH
@@ -257,12 +255,3 @@ def _broken(path: Path, line: int, reason: str, evidence: str = "") -> ReviewErr
         "LEDGER_BROKEN", f"{path}, line {line}", reason,
         remedy="Restore the ledger from its backup; never edit it by hand", evidence=evidence,
     )  # fmt: skip
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold the ledger for writing; another importer is waited for."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -1,6 +1,6 @@
 # make demo: the whole pipeline on phantoms. make test: all checks. Both set up .venv first.
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 

@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--rounds",
         type=int,
         default=None,
-        help="rounds that count, three times as many for reading (3)",
+        help="rounds that count (3)",
     )
     chosen = parser.parse_args(arguments)
     rounds = chosen.rounds or (1 if chosen.quick else 3)

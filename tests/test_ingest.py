@@ -432,7 +432,7 @@ def test_duplicates_are_found_and_one_is_kept(
     duplicates = {"lits_0" if parent_first else "abdomenatlas11_BDMAP_00000001", "lits_28"}
     assert kept == {row["scan_id"] for row in prints} - duplicates
     assert {row["id"]: row["code"] for row in excluded} == dict.fromkeys(duplicates, "DUPLICATE")
-    if parent_first:
+    if not parent_first:
         expected = truth.scans(full)
         expected = expected[expected.expected == "kept"]
         assert kept == {f"{row.source}_{row.source_case}" for row in expected.itertuples()}
@@ -506,7 +506,7 @@ def test_labels_of_both_copies_meet_on_the_kept_one(
             np.testing.assert_array_equal(present, voxels, err_msg=name)
         both = organs["kidney_left"] | organs["kidney_right"]
         np.testing.assert_array_equal(organ_mask(arrays["structures"], "kidney"), both)
-        assert row["conflicts"] == row["excluded_masks"] == []
+        assert row["excluded_masks"] == []
         assert row["structures"]["liver"]["source"] == members[0]["source"]
         assert row["structures"]["spleen"]["source"] == "abdomenatlas11"
         # Only the source that drew tumors says what their absence means.
@@ -542,7 +542,7 @@ def test_labels_of_a_copy_with_a_false_header_are_carried(
         grid = Grid.from_json(row["grid"])
         assert grid.corner_distance_mm(Grid.of(grid.shape, affine)) < 1e-3
     row, arrays = harmonize([listed["msd_ct_liver_28"], twin], tmp_path / "both")
-    assert row["annotated"]["liver"]["source"] == "msd_ct" and not row["conflicts"]
+    assert row["annotated"]["liver"]["source"] == "msd_ct" and not row["excluded_masks"]
 
 
 def test_sources_that_disagree_are_recorded(
@@ -560,9 +560,10 @@ def test_sources_that_disagree_are_recorded(
     row, arrays = harmonize([listed["msd_ct_liver_28"], twin], tmp_path / "case")
     expected = lesions_of(full, "patient_03", "liver", "tumor")
     np.testing.assert_array_equal(arrays["lesions_liver"], expected.astype(np.uint8))
-    assert row["conflicts"] == [
-        {"structure": "liver_tumor", "kept": "msd_ct", "other": "lits", "different_voxels": 3}
-    ]
+    (conflict,) = row["excluded_masks"]
+    assert conflict["code"] == "LABEL_CONFLICT"
+    assert conflict["id"] == "lits_30/liver_tumor"
+    assert conflict["evidence"] == "3 voxels"
 
 
 def test_cysts_are_not_tumors(

@@ -85,6 +85,7 @@ def test_the_release_keeps_every_promise(run: Run) -> None:
     assert verification.problems == []
     assert (verification.cases, verification.tumors) == (4, 11)
     assert run.tables["excluded"].empty
+    assert (run.folder / "results/report/release.html").stat().st_size > 0
 
 
 def test_lits_becomes_one_case_with_its_eleven_tumors(run: Run, reference: pd.DataFrame) -> None:

@@ -55,7 +55,8 @@ def harmonize_case(
         start = end if volume is kept else Turn.of(volume.hu)
         masks, bad = read_labels(scan, volume, max_voxels=max_voxels)
         excluded += bad
-        origin = {key: scan[key] for key in ("source", "licence", "tumor_free_means")}
+        keys = ("scan_id", "source", "licence", "tumor_free_means")
+        origin = {key: scan[key] for key in keys}
         for mask in masks:
             carried = end.undo(start.apply(mask.voxels))
             labels.add(LabelMask(mask.name, carried), origin)
@@ -78,8 +79,7 @@ def harmonize_case(
         "model_grid": model_grid.to_json(),
         "structures": labels.sources,
         "annotated": labels.annotations,
-        "conflicts": labels.conflicts,
-        "excluded_masks": excluded,
+        "excluded_masks": [*excluded, *labels.conflicts],
     }
 
 
@@ -105,7 +105,7 @@ class _Labels:
         self.lesions: dict[str, NDArray[np.uint8]] = {}
         self.sources: dict[str, dict[str, str]] = {}
         self.annotations: dict[str, dict[str, str]] = {}
-        self.conflicts: list[dict[str, Any]] = []
+        self.conflicts: list[dict[str, str]] = []
 
     def add(self, mask: LabelMask, origin: dict[str, str]) -> None:
         organ, _, kind = mask.name.rpartition("_")
@@ -124,7 +124,7 @@ class _Labels:
     ) -> None:
         first = self.annotations.setdefault(organ, origin)
         lesions = self.lesions.setdefault(organ, np.zeros(self.planes.shape, np.uint8))
-        if first["source"] != origin["source"]:
+        if first != origin:
             self._compare(mask, lesions == value, first, origin)
             return
         lesions[mask.voxels & (lesions == 0)] = value
@@ -141,9 +141,11 @@ class _Labels:
         if different:
             self.conflicts.append(
                 {
-                    "structure": mask.name,
-                    "kept": first["source"],
-                    "other": second["source"],
-                    "different_voxels": different,
+                    "id": f"{second['scan_id']}/{mask.name}",
+                    "rule": "harmonize_scans",
+                    "code": "LABEL_CONFLICT",
+                    "reason": f"differs from the {mask.name} of {first['scan_id']}, which is kept",
+                    "evidence": f"{different} voxels",
+                    "remedy": "Look at both; `ingest.precedence` decides which source is kept",
                 }
             )

@@ -134,7 +134,7 @@ def _read_label(
         meaning = {"1": [name]}
     else:
         meaning = label["values"]
-    return _split(values, meaning, path)
+    return _split(values, meaning, path, is_binary=label["format"] == "png_stack")
 
 
 def _on_grid_of(volume: ScanVolume, path: Path, max_voxels: int) -> NDArray[Any]:
@@ -155,14 +155,16 @@ def _on_grid_of(volume: ScanVolume, path: Path, max_voxels: int) -> NDArray[Any]
 
 
 def _split(
-    values: NDArray[Any], meaning: Mapping[str, list[str]], path: Path
+    values: NDArray[Any], meaning: Mapping[str, list[str]], path: Path, *, is_binary: bool
 ) -> list[LabelMask]:
-    """Return one mask per structure of a label map; values without a meaning are refused."""
+    """Return one mask per structure of a label map; values without a meaning are refused.
+
+    The pictures of a binary stack hold 255 or 1, as their depth goes: any one value is it.
+    """
     present = np.unique(values)
     known = {float(value) for value in meaning} | {0.0}
     stray = [float(v) for v in present if float(v) not in known]
-    # A PNG of a binary mask may hold 1 instead of 255: with one meaning, non-zero is it.
-    if stray and not (len(meaning) == 1 and len(present) <= 2):
+    if stray and not (is_binary and len(present) <= 2):
         raise InputError(
             "LABEL_VALUE",
             path,
@@ -172,7 +174,7 @@ def _split(
         )
     voxels: dict[str, NDArray[np.bool_]] = {}
     for value, names in meaning.items():
-        chosen = values != 0 if len(meaning) == 1 else values == float(value)
+        chosen = values != 0 if is_binary else values == float(value)
         for name in names:
             voxels[name] = voxels[name] | chosen if name in voxels else chosen
     return [LabelMask(name, mask) for name, mask in voxels.items()]

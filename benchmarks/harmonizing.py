@@ -19,7 +19,7 @@ from tumoratlas.images.resample import resample_image, resample_labels
 
 MODEL_MM = 1.5
 OURS = "tumoratlas: read, turn, resample, write and read back"
-STEP = "tumoratlas: the step harmonize_scans, which writes more (see below)"
+STEP = "tumoratlas: the step harmonize_scans, which writes more"
 NAIVE = "nibabel get_fdata, skimage resize order 1, labels one by one"
 ITK = "SimpleITK linear in float32 and rounded, LabelLinear"
 Volumes = tuple[NDArray[np.int16], NDArray[np.uint8]]

@@ -187,9 +187,7 @@ def _tables(inputs: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]
         "tumors": [row for case_id, case in inputs.items() for row in _tumors(case_id, case)],
         "candidates": [],
         "reviews": reviews,
-        "splits": split_cases(
-            groups, seed=1, test_fraction=0.2, validation_fraction=0.2, folds=2
-        ),
+        "splits": split_cases(groups, seed=1, test_fraction=0.2, validation_fraction=0.2, folds=2),
         "excluded": [
             dict(zip(keys, row, strict=True)) | {"evidence": "", "remedy": ""} for row in excluded
         ],

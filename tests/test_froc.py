@@ -235,9 +235,7 @@ def test_a_flood_is_no_choice() -> None:
     )
     assert (fallback.threshold, fallback.is_target_reached) == (0.05, False)
     with pytest.raises(InputError, match="FROC_SHORTFALL"):
-        choose_threshold(
-            curve, organ="liver", maximum_false_fraction=0.01, on_shortfall="fallback"
-        )
+        choose_threshold(curve, organ="liver", maximum_false_fraction=0.01, on_shortfall="fallback")
 
 
 def test_a_map_that_is_full_at_the_lowest_threshold_is_flooded() -> None:

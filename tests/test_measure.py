@@ -124,8 +124,10 @@ def test_radiologists_measure_the_same_tumor_size(real_data: Path) -> None:
 def test_pyradiomics_baseline(real_data: Path) -> None:
     folder = real_data / "pyradiomics_lung1"
     baseline = pd.read_csv(folder / "baseline_shape.csv", index_col=0)["lung1"]
-    value = {key: float(baseline[f"original_shape_{key}"]) for key in (
-        "VoxelVolume", "Maximum3DDiameter", "Maximum2DDiameterSlice")}
+    value = {
+        key: float(baseline[f"original_shape_{key}"])
+        for key in ("VoxelVolume", "Maximum3DDiameter", "Maximum2DDiameterSlice")
+    }
     labels, grid = read_labels(folder / "lung1_label.nrrd")
     [tumor] = measured(label_instances(labels), grid)
     assert tumor.volume_mm3 == pytest.approx(value["VoxelVolume"], rel=1e-9)

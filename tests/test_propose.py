@@ -136,9 +136,7 @@ def test_no_candidate_is_lost_between_the_grids(seed: int, spacing: tuple) -> No
         levels[part] = rng.integers(1, 5)
     organ = np.zeros(native_grid.shape, bool)
     organ[2:6, 5:15, 5:15] = rng.random((4, 10, 10)) < 0.5
-    found, rows = propose(
-        levels, level_grid, native_grid, organ_mask_native=organ, margin_mm=1e6
-    )
+    found, rows = propose(levels, level_grid, native_grid, organ_mask_native=organ, margin_mm=1e6)
     components = propose(levels, level_grid, level_grid)[1]
     assert len(rows) == len(components)
     assert sorted(r["max_p"] for r in rows) == sorted(r["max_p"] for r in components)
@@ -169,9 +167,7 @@ def test_a_vanished_candidate_keeps_its_nearest_voxel(caplog: pytest.LogCaptureF
 
 
 def test_distances_on_an_oblique_grid() -> None:
-    affine = np.array(
-        [[0.8, 0.3, 0.2, 5], [-0.3, 0.8, 0.4, 1], [0.1, -0.3, 1.6, 0], [0, 0, 0, 1]]
-    )
+    affine = np.array([[0.8, 0.3, 0.2, 5], [-0.3, 0.8, 0.4, 1], [0.1, -0.3, 1.6, 0], [0, 0, 0, 1]])
     levels = np.zeros((12, 14, 16), np.uint8)
     levels[10, 3, 12] = levels[10, 4, 12] = 4
     organ = np.zeros(levels.shape, bool)

@@ -623,9 +623,7 @@ def test_what_each_decision_takes_from_its_mask(inbox: Inbox) -> None:
     )  # fmt: skip
     (split, merge_2, merge_3, add), excluded = inbox.read()
     assert not excluded
-    np.testing.assert_array_equal(
-        inbox.mask(split), draw({1: halves[1], 2: halves[4]})
-    )
+    np.testing.assert_array_equal(inbox.mask(split), draw({1: halves[1], 2: halves[4]}))
     assert merge_2.mask_sha256 == merge_3.mask_sha256
     np.testing.assert_array_equal(inbox.mask(merge_2), draw({1: bridge}))
     np.testing.assert_array_equal(inbox.mask(add), draw({1: new[7], 2: new[9]}))
@@ -740,9 +738,7 @@ def all_rejected() -> list[Event]:
         (lambda: (late := event("contest", 2)) and [*all_rejected(), event("sign_off"), late], 1),
     ],
 )
-def test_unsettled_organs_stay_unknown(
-    events: Callable[[], list[Event]], open_items: int
-) -> None:
+def test_unsettled_organs_stay_unknown(events: Callable[[], list[Event]], open_items: int) -> None:
     result = merged(*events())
     assert (result.state, result.origin, result.signed_by) == ("unknown", "", "")
     assert not result.instances.any() and not result.lineage
@@ -808,9 +804,7 @@ def test_split_and_merge() -> None:
     assert len({line.tumor_id for line in result.lineage.values()}) == 3
     torn = merged(*events, event("reject", 3), event("sign_off"))
     assert torn.state == "unknown" and "contradicted" in torn.pending[0]
-    redone = merged(
-        *events, event("accept", 2), event("reject", 3), event("sign_off")
-    )
+    redone = merged(*events, event("accept", 2), event("reject", 3), event("sign_off"))
     assert set(of_ids(redone)) > {IDS[2]} and len(redone.lineage) == 3
 
 
@@ -912,9 +906,7 @@ KINDS = ["accept", "reject", "uncertain", "edit", "add", "contest", "undo", "sig
     closing=st.booleans(),
     has_source=st.booleans(),
 )
-def test_invariants(
-    steps: list[tuple[str, int, str]], closing: bool, has_source: bool
-) -> None:
+def test_invariants(steps: list[tuple[str, int, str]], closing: bool, has_source: bool) -> None:
     """Hold for any history: every released voxel is accounted for, and nothing else is."""
     event.second = 0
     events = [source()] if has_source else []

@@ -227,13 +227,10 @@ def _bootstrap(rows: pd.DataFrame, samples: int, seed: int, unit: str) -> pd.Dat
         with np.errstate(invalid="ignore"):
             # A sample without any lesion has no sensitivity: NaN, left out below.
             sensitivity.append((weights @ per_unit["hits"]) / (weights @ per_unit["lesions"]))
-        fp_per_scan.append(
-            (weights @ per_unit["false_positives"]) / (weights @ scans)[:, None]
-        )
+        fp_per_scan.append((weights @ per_unit["false_positives"]) / (weights @ scans)[:, None])
     tails = [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)]
     result = pd.DataFrame(index=tables["hits"].columns)
     for name, drawn in (("sensitivity", sensitivity), ("fp_per_scan", fp_per_scan)):
         low, high = np.nanpercentile(np.vstack(drawn), tails, axis=0)
         result[f"{name}_low"], result[f"{name}_high"] = low, high
     return result
-

@@ -52,9 +52,7 @@ def rule_run(job: Any) -> Iterator[None]:  # noqa: ANN401 - Snakemake's object, 
         raise
     params = {name: value for name, value in job.params.items() if name != "code"}
     name = "_".join([str(value) for value in job.wildcards]) or "all"
-    ProvenanceFile(
-        PROVENANCE / job.rule / f"{name}.jsonl", rule=job.rule, params=params
-    ).record(
+    ProvenanceFile(PROVENANCE / job.rule / f"{name}.jsonl", rule=job.rule, params=params).record(
         f"{job.rule}/{name}",
         inputs=file_hashes(_small(job.input)),
         outputs=file_hashes(_small(job.output)),

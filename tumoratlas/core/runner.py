@@ -553,9 +553,7 @@ def _excluded_record(step: Step, task: Task, error: Exception) -> dict[str, Any]
     return {"status": "excluded", "row": None, "excluded": excluded, "outputs": {}}
 
 
-def _store(
-    step: Step, task: Task, key: str, record: dict[str, Any], folder: Path | None
-) -> None:
+def _store(step: Step, task: Task, key: str, record: dict[str, Any], folder: Path | None) -> None:
     """Put a finished folder (or, for an excluded scan, only its record) in its place."""
     if folder is None:
         folder = _scratch(step) / f"{task.id}.excluded"

@@ -119,9 +119,7 @@ class _Labels:
         self.sources[mask.name] = origin
         self.planes[mask.voxels] |= bit
 
-    def _add_lesion(
-        self, mask: LabelMask, organ: str, value: int, origin: dict[str, str]
-    ) -> None:
+    def _add_lesion(self, mask: LabelMask, organ: str, value: int, origin: dict[str, str]) -> None:
         first = self.annotations.setdefault(organ, origin)
         lesions = self.lesions.setdefault(organ, np.zeros(self.planes.shape, np.uint8))
         if first != origin:

@@ -89,9 +89,7 @@ class Grid:
         return Grid.of(tuple(sizes[::-1]), affine)
 
 
-def to_canonical(
-    array: NDArray[Any], grid: Grid, toward: str = "RAS"
-) -> tuple[NDArray[Any], Grid]:
+def to_canonical(array: NDArray[Any], grid: Grid, toward: str = "RAS") -> tuple[NDArray[Any], Grid]:
     """Reorder and flip the axes so that indices grow toward ``toward``; voxels stay in place.
 
     Parameters

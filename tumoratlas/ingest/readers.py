@@ -18,6 +18,7 @@ from tumoratlas.images.nifti import read_nifti
 from tumoratlas.ingest.sources import known_label_names
 
 SAME_GRID_VOXELS = 0.1
+OLDEST_YEARS = 90
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class ScanVolume:
     sha256
         Hash of the image file, or of a series' files in slice order.
     facts
-        Header facts (``sex, age, manufacturer, phase``), empty text where unknown.
+        Header facts (``sex, age, manufacturer, phase``), empty text where unknown; age in years,
+        ``90+`` from 90 on.
     findings
         What the checks of level ``warn`` found.
     series
@@ -78,8 +80,16 @@ def read_scan(scan: Mapping[str, Any], *, max_voxels: int, min_slices: int) -> S
         array, grid, findings, digest = volume.array, volume.grid, volume.findings, volume.sha256
     findings = (*findings, *check_ct(array, grid, path, min_slices=min_slices))
     hu, canonical = to_canonical(to_hu(array, path), grid)
-    wanted = {name: str(facts.get(name) or "") for name in ("sex", "age", "manufacturer", "phase")}
+    wanted = {name: str(facts.get(name) or "") for name in ("sex", "manufacturer", "phase")}
+    wanted["age"] = _age(facts.get("age_years"))
     return ScanVolume(hu, canonical, grid.orientation, digest, wanted, findings, series)
+
+
+def _age(years: float | None) -> str:
+    """Return an age in years; 90 and above, which would single a patient out, as one class."""
+    if years is None:
+        return ""
+    return f"{years:g}" if years < OLDEST_YEARS else f"{OLDEST_YEARS}+"
 
 
 def read_labels(

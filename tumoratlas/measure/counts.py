@@ -81,9 +81,7 @@ def controls(masks: pd.DataFrame) -> list[str]:
     return sorted(organs[organs == len(tumor_structures())].index)
 
 
-def count_sources(
-    tumors: pd.DataFrame, masks: pd.DataFrame, cases: pd.DataFrame
-) -> pd.DataFrame:
+def count_sources(tumors: pd.DataFrame, masks: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     """Count the cases, slices and headline tumors of every source, and of all together.
 
     Parameters
@@ -119,9 +117,9 @@ def count_sources(
     table = cases[["case_id", "source", "slices"]].set_index("case_id")
     table["cases"] = 1
     table["tumor_cases"] = table.index.isin(counted["case_id"]).astype(int)
-    table["controls"] = (
-        table.index.isin(controls(masks)) & (table["tumor_cases"] == 0)
-    ).astype(int)
+    table["controls"] = (table.index.isin(controls(masks)) & (table["tumor_cases"] == 0)).astype(
+        int
+    )
     table["undecided_cases"] = 1 - table["tumor_cases"] - table["controls"]
     by_case = counted.groupby("case_id")
     table["tumors"] = by_case.size()

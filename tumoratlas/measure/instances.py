@@ -91,9 +91,7 @@ def size_class(radius_mm: float, edges_mm: Sequence[float]) -> str:
     return SIZE_CLASSES[sum(radius_mm > edge for edge in edges_mm)]
 
 
-def label_instances(
-    mask: NDArray[np.generic], connectivity: int = 26
-) -> NDArray[np.uint16]:
+def label_instances(mask: NDArray[np.generic], connectivity: int = 26) -> NDArray[np.uint16]:
     """Split a tumor mask into its connected components.
 
     Parameters

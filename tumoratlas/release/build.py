@@ -123,9 +123,7 @@ def build_release(
     _replace(building, target)
 
 
-def write_counts(
-    folder: Path, tumors: Rows, masks: Rows, cases: Rows
-) -> dict[str, pd.DataFrame]:
+def write_counts(folder: Path, tumors: Rows, masks: Rows, cases: Rows) -> dict[str, pd.DataFrame]:
     """Write ``tumors_by_size.csv`` and ``tumors_by_source.csv``; return both tables."""
     table = pd.DataFrame(tumors, columns=SCHEMAS["tumors"].names)
     states = pd.DataFrame(masks, columns=SCHEMAS["masks"].names)

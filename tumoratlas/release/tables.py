@@ -134,9 +134,7 @@ def _public_excluded(rows: Rows, scans: Rows, names: Mapping[str, str]) -> list[
             tuple(f"{source}{mark}" for source in sources for mark in "_/")
         )
         if own or row["id"].split("/")[-1] in cases:
-            public.append(
-                dict(row) | {"reason": WITHHELD, "evidence": "", "remedy": ""}
-            )
+            public.append(dict(row) | {"reason": WITHHELD, "evidence": "", "remedy": ""})
             if own and row["id"] not in names:  # a file that became no scan
                 source = next(s for s in sources if row["id"].startswith((f"{s}_", f"{s}/")))
                 unnamed[source, row["rule"]] += 1

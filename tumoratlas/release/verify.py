@@ -80,9 +80,7 @@ def verify_release(folder: Path, *, processes: int = 1) -> Verification:
         slices = release.check_cases(processes)
         release.check_counts(slices)
     tumors = len(release.tables.get("tumors", []))
-    return Verification(
-        len(release.sums), len(release.case_ids), tumors, sorted(release.problems)
-    )
+    return Verification(len(release.sums), len(release.case_ids), tumors, sorted(release.problems))
 
 
 class _Release:
@@ -177,9 +175,7 @@ class _Release:
         self.tables[name] = rows
         self._compare_csv(f"tables/{name}.csv", rows, schema.names)
 
-    def _compare_csv(
-        self, place: str, rows: list[dict[str, Any]], columns: list[str]
-    ) -> None:
+    def _compare_csv(self, place: str, rows: list[dict[str, Any]], columns: list[str]) -> None:
         path = self.folder / place
         with tempfile.TemporaryDirectory() as scratch:
             expected = Path(scratch) / "expected.csv"
@@ -283,9 +279,7 @@ class _Release:
         for row in self.tables["tumors"]:
             tumors[row["case_id"]].append(row)
         return [
-            ReleasedCase(
-                case_id, sums[case_id], states[case_id], tumors[case_id], self.definitions
-            )
+            ReleasedCase(case_id, sums[case_id], states[case_id], tumors[case_id], self.definitions)
             for case_id in self.case_ids
         ]
 

@@ -242,9 +242,7 @@ class _CaseCheck:
             )
         }
         if set(measured) != set(rows):
-            self.report(
-                "TUMORS", subject, f"numbers {sorted(rows)}, instances {sorted(measured)}"
-            )
+            self.report("TUMORS", subject, f"numbers {sorted(rows)}, instances {sorted(measured)}")
         for number in sorted(set(measured) & set(rows)):
             self._check_tumor(f"{subject} {number}", rows[number], measured[number])
 

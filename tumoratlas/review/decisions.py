@@ -105,8 +105,12 @@ def csv_lines(path: Path, name: str) -> list[tuple[int, dict[str, str] | None]]:
     try:
         header = [column.strip() for column in next(reader, [])]
         if sorted(header) != sorted(DECISION_COLUMNS):
-            raise refuse("CSV_COLUMNS", "the columns are not those of the packet's decisions.csv",
-                         "Use the decisions.csv of the packet", ", ".join(header)[:300])
+            raise refuse(
+                "CSV_COLUMNS",
+                "the columns are not those of the packet's decisions.csv",
+                "Use the decisions.csv of the packet",
+                ", ".join(header)[:300],
+            )
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
@@ -114,8 +118,12 @@ def csv_lines(path: Path, name: str) -> list[tuple[int, dict[str, str] | None]]:
             named = dict(zip(header, (cell.strip() for cell in cells), strict=False))
             out.append((reader.line_num, named if fits else None))
     except csv.Error as error:
-        raise refuse("CSV_FORM", "it is not a well-formed CSV file", "Save it as CSV again",
-                     f"line {reader.line_num}: {error}") from error
+        raise refuse(
+            "CSV_FORM",
+            "it is not a well-formed CSV file",
+            "Save it as CSV again",
+            f"line {reader.line_num}: {error}",
+        ) from error
     return out
 
 
@@ -132,40 +140,76 @@ def check_row(row: Row, known: Known) -> None:
     cells, decision, candidate = row.cells, row.cells["decision"], row.cells["candidate_id"]
     for key, text in cells.items():
         if len(text) > _LONGEST_TEXT or any(ord(c) < 32 and c not in "\n\r\t" for c in text):
-            raise row.error("TEXT_INVALID", f"{key} is too long or holds control characters",
-                            f"Use at most {_LONGEST_TEXT} plain characters")
+            raise row.error(
+                "TEXT_INVALID",
+                f"{key} is too long or holds control characters",
+                f"Use at most {_LONGEST_TEXT} plain characters",
+            )
     if decision not in PEOPLE_DECISIONS:
-        raise row.error("DECISION_UNKNOWN", "not a decision that a reviewer can take",
-                        f"Use one of {', '.join(PEOPLE_DECISIONS)}", decision)
+        raise row.error(
+            "DECISION_UNKNOWN",
+            "not a decision that a reviewer can take",
+            f"Use one of {', '.join(PEOPLE_DECISIONS)}",
+            decision,
+        )
     if row.key not in known.bases or row.key[0] not in known.grids:
-        raise row.error("CASE_UNKNOWN", "this case and organ was not sent out",
-                        "Keep case_id and organ as in the packet", " ".join(row.key))
+        raise row.error(
+            "CASE_UNKNOWN",
+            "this case and organ was not sent out",
+            "Keep case_id and organ as in the packet",
+            " ".join(row.key),
+        )
     role = known.roles.get(cells["reviewer_id"])
     if role is None:
-        raise row.error("REVIEWER_UNKNOWN", "the reviewer is not in the roster",
-                        "Correct reviewer_id or add the reviewer", cells["reviewer_id"])
+        raise row.error(
+            "REVIEWER_UNKNOWN",
+            "the reviewer is not in the roster",
+            "Correct reviewer_id or add the reviewer",
+            cells["reviewer_id"],
+        )
     if decision in SENIOR_DECISIONS and role != "senior":
-        raise row.error("ROLE_WRONG", f"{decision} is for senior reviewers",
-                        "Let a senior reviewer decide", f"{cells['reviewer_id']} is {role}")
+        raise row.error(
+            "ROLE_WRONG",
+            f"{decision} is for senior reviewers",
+            "Let a senior reviewer decide",
+            f"{cells['reviewer_id']} is {role}",
+        )
     if cells["base_sha256"] != known.bases[row.key]:
-        raise row.error("BASE_STALE", "the decision is about another version of the mask",
-                        "Review the current packet",
-                        f"{cells['base_sha256'][:12]} is not {known.bases[row.key][:12]}")
+        raise row.error(
+            "BASE_STALE",
+            "the decision is about another version of the mask",
+            "Review the current packet",
+            f"{cells['base_sha256'][:12]} is not {known.bases[row.key][:12]}",
+        )
     if candidate and candidate not in known.candidates.get(row.key, {}):
-        raise row.error("CANDIDATE_UNKNOWN", "this case and organ has no such candidate",
-                        "Keep candidate_id as in the packet", candidate)
+        raise row.error(
+            "CANDIDATE_UNKNOWN",
+            "this case and organ has no such candidate",
+            "Keep candidate_id as in the packet",
+            candidate,
+        )
     if not candidate and decision in CANDIDATE_DECISIONS:
-        raise row.error("CANDIDATE_MISSING", f"{decision} needs a candidate_id",
-                        "Use the candidate's line, or add for a new tumor")
+        raise row.error(
+            "CANDIDATE_MISSING",
+            f"{decision} needs a candidate_id",
+            "Use the candidate's line, or add for a new tumor",
+        )
     if candidate and decision in ORGAN_DECISIONS:
-        raise row.error("CANDIDATE_GIVEN", f"{decision} is about the organ, not a candidate",
-                        "Use the organ's line, which has no candidate_id", candidate)
+        raise row.error(
+            "CANDIDATE_GIVEN",
+            f"{decision} is about the organ, not a candidate",
+            "Use the organ's line, which has no candidate_id",
+            candidate,
+        )
     row_time(row, known.now)
     row_seconds(row)
     if (decision in MASK_DECISIONS) != bool(cells["mask"]):
-        raise row.error("MASK_MISSING" if not cells["mask"] else "MASK_GIVEN",
-                        f"{decision} {'needs a' if not cells['mask'] else 'takes no'} mask",
-                        f"A mask belongs to {', '.join(MASK_DECISIONS)}", cells["mask"])
+        raise row.error(
+            "MASK_MISSING" if not cells["mask"] else "MASK_GIVEN",
+            f"{decision} {'needs a' if not cells['mask'] else 'takes no'} mask",
+            f"A mask belongs to {', '.join(MASK_DECISIONS)}",
+            cells["mask"],
+        )
     if cells["mask"]:
         _check_path(row)
 
@@ -181,8 +225,12 @@ def row_time(row: Row, now: datetime) -> str:
     if moment is None or moment.utcoffset() != timedelta(0):
         raise row.error("TIME_INVALID", "the time is not ISO 8601 in UTC", remedy, text)
     if moment > now:
-        raise row.error("TIME_FUTURE", "the decision lies in the future",
-                        "Check the computer's clock and time zone", text)
+        raise row.error(
+            "TIME_FUTURE",
+            "the decision lies in the future",
+            "Check the computer's clock and time zone",
+            text,
+        )
     moment = moment.astimezone(UTC).replace(tzinfo=None)
     return moment.isoformat(timespec="milliseconds") + "Z"
 
@@ -197,8 +245,12 @@ def row_seconds(row: Row) -> float | None:
     except ValueError:
         seconds = float("nan")
     if not 0 <= seconds <= _LONGEST_SECONDS:
-        raise row.error("SECONDS_INVALID", "seconds is not a duration of at most a day",
-                        "Write a number of seconds, or nothing", text)
+        raise row.error(
+            "SECONDS_INVALID",
+            "seconds is not a duration of at most a day",
+            "Write a number of seconds, or nothing",
+            text,
+        )
     return seconds
 
 
@@ -208,11 +260,23 @@ def _check_path(row: Row) -> None:
     steps = [Path(*Path(text).parts[: n + 1]) for n in range(len(Path(text).parts))]
     leaves = text.startswith("/") or ":" in text or ".." in Path(text).parts
     if leaves or any((row.folder / step).is_symlink() for step in steps):
-        raise row.error("PATH_OUTSIDE", "the mask's path leaves the returned folder",
-                        "Put the mask beside decisions.csv and name it from there", text)
+        raise row.error(
+            "PATH_OUTSIDE",
+            "the mask's path leaves the returned folder",
+            "Put the mask beside decisions.csv and name it from there",
+            text,
+        )
     if not text.endswith(MASK_SUFFIXES):
-        raise row.error("MASK_FORMAT", "the mask is not a .nii.gz or .seg.nrrd file",
-                        "Save it in one of these formats", text)
+        raise row.error(
+            "MASK_FORMAT",
+            "the mask is not a .nii.gz or .seg.nrrd file",
+            "Save it in one of these formats",
+            text,
+        )
     if not row.mask.is_file():
-        raise row.error("MASK_MISSING", "the mask's file is not there",
-                        "Send it along, with the name in this line", text)
+        raise row.error(
+            "MASK_MISSING",
+            "the mask's file is not there",
+            "Send it along, with the name in this line",
+            text,
+        )

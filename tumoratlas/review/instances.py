@@ -135,8 +135,13 @@ def settle(
     owner = np.zeros(shape, np.uint16)
     flat = owner.ravel()
     if len(births) > np.iinfo(np.uint16).max:
-        raise ReviewError("MASK_VALUES", births[0].lineage.tumor_id, "too many instances",
-                          remedy="Raise the threshold", evidence=str(len(births)))
+        raise ReviewError(
+            "MASK_VALUES",
+            births[0].lineage.tumor_id,
+            "too many instances",
+            remedy="Raise the threshold",
+            evidence=str(len(births)),
+        )
     overlaps: list[Overlap] = []
     for number, birth in enumerate(births, start=1):
         lost, counts = np.unique(flat[birth.voxels], return_counts=True)

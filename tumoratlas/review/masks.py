@@ -135,11 +135,19 @@ def read_returned(path: Path, grid: Grid) -> list[Segment]:
     elif path.name.endswith(".nii.gz"):
         segments = _read_nifti(path, grid)
     else:
-        raise mask_error("MASK_FORMAT", path, "not a .nii.gz or .seg.nrrd file",
-                         "Save the mask as NIfTI (.nii.gz) or as a 3D Slicer segmentation")
+        raise mask_error(
+            "MASK_FORMAT",
+            path,
+            "not a .nii.gz or .seg.nrrd file",
+            "Save the mask as NIfTI (.nii.gz) or as a 3D Slicer segmentation",
+        )
     if not segments:
-        raise mask_error("MASK_EMPTY", path, "no voxel is set",
-                         "To remove a candidate, decide reject; otherwise save the mask again")
+        raise mask_error(
+            "MASK_EMPTY",
+            path,
+            "no voxel is set",
+            "To remove a candidate, decide reject; otherwise save the mask again",
+        )
     return segments
 
 
@@ -197,9 +205,7 @@ def place(
     return _paste(turned, low[::-1], target.shape, path)
 
 
-def mask_error(
-    code: str, path: Path, reason: str, remedy: str, evidence: str = ""
-) -> ReviewError:
+def mask_error(code: str, path: Path, reason: str, remedy: str, evidence: str = "") -> ReviewError:
     """Return the error of a returned mask that cannot be taken in."""
     return ReviewError(code, path, reason, remedy=remedy, evidence=evidence)
 
@@ -210,9 +216,7 @@ def _paste(
     out = np.zeros(shape, array.dtype)
     low = np.maximum(start, 0)
     high = np.minimum(start + array.shape, shape)
-    inside = tuple(
-        slice(a, max(a, b)) for a, b in zip(low - start, high - start, strict=True)
-    )
+    inside = tuple(slice(a, max(a, b)) for a, b in zip(low - start, high - start, strict=True))
     if np.count_nonzero(array) != np.count_nonzero(array[inside]):
         raise _grid_error(path, "set voxels lie outside the scan")
     out[tuple(slice(a, max(a, b)) for a, b in zip(low, high, strict=True))] = array[inside]
@@ -295,17 +299,32 @@ def _read_layers(path: Path, voxels: int) -> tuple[NDArray[Any], dict[str, Any]]
 
 
 def _grid_error(path: Path, evidence: str) -> ReviewError:
-    return mask_error("MASK_GRID", path, "the mask is not on the scan's grid",
-                      "Draw on the ct.nii.gz of the packet and save with its geometry", evidence)
+    return mask_error(
+        "MASK_GRID",
+        path,
+        "the mask is not on the scan's grid",
+        "Draw on the ct.nii.gz of the packet and save with its geometry",
+        evidence,
+    )
 
 
 def _value_error(path: Path, evidence: str) -> ReviewError:
-    return mask_error("MASK_VALUES", path, "the values are not labels of this file",
-                      "Save a label map of whole numbers, not a smooth or resampled one", evidence)
+    return mask_error(
+        "MASK_VALUES",
+        path,
+        "the values are not labels of this file",
+        "Save a label map of whole numbers, not a smooth or resampled one",
+        evidence,
+    )
 
 
 def _unreadable(path: Path, evidence: str) -> ReviewError:
     # Parsers put the full path into their messages; a report goes to other people.
     evidence = evidence.replace(str(path), path.name)
-    return mask_error("MASK_UNREADABLE", path, "not a usable 3D Slicer segmentation",
-                      "Save the segmentation in 3D Slicer again as one .seg.nrrd file", evidence)
+    return mask_error(
+        "MASK_UNREADABLE",
+        path,
+        "not a usable 3D Slicer segmentation",
+        "Save the segmentation in 3D Slicer again as one .seg.nrrd file",
+        evidence,
+    )

@@ -131,8 +131,12 @@ def _check(
         raise _error("EVENT_FOREIGN", subject, "an event is about another case or organ")
     has_event = any(event.decision == "source_label" for event in events)
     if has_event != (source_lesions is not None):
-        raise _error("SOURCE_EVENT", subject, "source labels and a source_label event must "
-                     "come together", f"event {has_event}, labels {not has_event}")
+        raise _error(
+            "SOURCE_EVENT",
+            subject,
+            "source labels and a source_label event must come together",
+            f"event {has_event}, labels {not has_event}",
+        )
     if source_lesions is not None:
         _require_shape(source_lesions, shape, subject)
         if source_lesions.max(initial=0) > max(_KINDS):
@@ -142,8 +146,12 @@ def _check(
         _require_shape(candidates, shape, subject)
         labels = {int(n) for n in np.flatnonzero(np.bincount(candidates.ravel())) if n}
     if labels != set(candidate_ids):
-        raise _error("MASK_VALUES", subject, "the candidate map and the candidate ids differ",
-                     f"labels {sorted(labels)}, ids {sorted(candidate_ids)}")
+        raise _error(
+            "MASK_VALUES",
+            subject,
+            "the candidate map and the candidate ids differ",
+            f"labels {sorted(labels)}, ids {sorted(candidate_ids)}",
+        )
 
 
 def _without_undone(timeline: Iterable[Pair]) -> list[Pair]:
@@ -181,8 +189,12 @@ def _items(
                 added[event.event_id].append(tumor_id)
     for _, event in timeline:
         if event.candidate_id is not None and event.candidate_id not in items:
-            raise _error("CANDIDATE_UNKNOWN", f"{case_id} {organ}",
-                         "an event names a candidate that does not exist", event.candidate_id)
+            raise _error(
+                "CANDIDATE_UNKNOWN",
+                f"{case_id} {organ}",
+                "an event names a candidate that does not exist",
+                event.candidate_id,
+            )
     for number, event in valid:
         if event.decision == "add":
             for tumor_id in added[event.event_id]:
@@ -263,8 +275,12 @@ def _start(item: _Item) -> Pair | None:
 def _only(outlines: Callable[[Event], dict[int, Voxels]], event: Event) -> Voxels:
     pieces = list(outlines(event).values())
     if len(pieces) != 1:
-        raise _error("MASK_VALUES", event.mask_sha256, f"the mask of an {event.decision} must "
-                     "hold one instance", f"it holds {len(pieces)}")
+        raise _error(
+            "MASK_VALUES",
+            event.mask_sha256,
+            f"the mask of an {event.decision} must hold one instance",
+            f"it holds {len(pieces)}",
+        )
     return pieces[0]
 
 
@@ -322,8 +338,12 @@ def _signature(human: Sequence[Pair]) -> str:
 
 def _require_shape(array: NDArray[np.generic], shape: tuple[int, int, int], subject: str) -> None:
     if array.shape != shape:
-        raise _error("MASK_GRID", subject, "the mask is not on the case's grid",
-                     f"{array.shape}, not {shape}")
+        raise _error(
+            "MASK_GRID",
+            subject,
+            "the mask is not on the case's grid",
+            f"{array.shape}, not {shape}",
+        )
 
 
 def _error(code: str, subject: str, reason: str, evidence: str = "") -> ReviewError:

@@ -185,13 +185,25 @@ def _read_csv(path: Path, name: str, excluded: _Excluded) -> list[Row]:
     for line, cells in lines:
         row = Row(f"{name}:{line}", path.parent, cells or {})
         if cells is None:
-            excluded.add(row.id, row.error("CELLS_COUNT", "more or fewer cells than the header",
-                                           "Put text with commas or semicolons into quotes"))
+            excluded.add(
+                row.id,
+                row.error(
+                    "CELLS_COUNT",
+                    "more or fewer cells than the header",
+                    "Put text with commas or semicolons into quotes",
+                ),
+            )
         elif cells["decision"]:
             rows.append(row)
         elif any(cells[key] for key in ("reviewer_id", "time", "reason", "comment", "mask")):
-            excluded.add(row.id, row.error("DECISION_MISSING", "the decision is empty",
-                                           f"Write one of {', '.join(PEOPLE_DECISIONS)}"))
+            excluded.add(
+                row.id,
+                row.error(
+                    "DECISION_MISSING",
+                    "the decision is empty",
+                    f"Write one of {', '.join(PEOPLE_DECISIONS)}",
+                ),
+            )
     return rows
 
 
@@ -204,12 +216,17 @@ def _drop_repeated(rows: list[Row], excluded: _Excluded) -> list[Row]:
 
     def check(row: Row) -> None:
         if row.cells["candidate_id"] and len(moments[_moment(row)]) > 1:
-            raise row.error("ROW_CONFLICT", "two decisions of one reviewer at the same time",
-                            "Keep the line that holds", ", ".join(sorted(moments[_moment(row)])))
+            raise row.error(
+                "ROW_CONFLICT",
+                "two decisions of one reviewer at the same time",
+                "Keep the line that holds",
+                ", ".join(sorted(moments[_moment(row)])),
+            )
         content = (*_moment(row), row.cells["decision"], str(row.mask))
         if content in seen:
-            raise row.error("ROW_DUPLICATE", "the line stands twice; it counted once",
-                            "Remove the second line")
+            raise row.error(
+                "ROW_DUPLICATE", "the line stands twice; it counted once", "Remove the second line"
+            )
         seen.add(content)
 
     return excluded.passing(rows, check)
@@ -234,15 +251,21 @@ def _check_mask_use(row: Row, found: list[Row], out: Mapping[str, object]) -> No
     partners = [r for r in everyone if out.get(r.id, {}).get("code") != "ROW_DUPLICATE"]
     same = {(r.cells["decision"], *r.key, r.cells["reviewer_id"]) for r in partners}
     if len(same) > 1 or (decision in ("add", "split") and len(partners) > 1):
-        raise row.error("MASK_SHARED", f"the mask of this {decision} is named by other lines",
-                        "Save a mask file of its own for each add, split and merge",
-                        ", ".join(sorted(r.id for r in partners)))
+        raise row.error(
+            "MASK_SHARED",
+            f"the mask of this {decision} is named by other lines",
+            "Save a mask file of its own for each add, split and merge",
+            ", ".join(sorted(r.id for r in partners)),
+        )
     if decision == "merge":
         refused = sorted(r.id for r in partners if r.id in out)
         if refused or len({r.cells["candidate_id"] for r in partners}) < 2:
-            raise row.error("MERGE_INCOMPLETE", "a merge needs two or more good lines",
-                            "Write a line for each merged candidate with the same mask",
-                            ", ".join(refused))
+            raise row.error(
+                "MERGE_INCOMPLETE",
+                "a merge needs two or more good lines",
+                "Write a line for each merged candidate with the same mask",
+                ", ".join(refused),
+            )
 
 
 def _instances(
@@ -273,8 +296,9 @@ def _instances(
     labels = np.zeros(grid.shape, np.uint16)
     for label, piece in enumerate(pieces, start=1):
         if decision != "merge" and labels.ravel()[piece.voxels].any():
-            raise row.error("MASK_OVERLAP", "two segments overlap",
-                            "Give each voxel to one tumor", piece.name)
+            raise row.error(
+                "MASK_OVERLAP", "two segments overlap", "Give each voxel to one tumor", piece.name
+            )
         labels.ravel()[piece.voxels] = 1 if decision == "merge" else label
     return labels
 
@@ -284,9 +308,12 @@ def _candidate_of(segment: Segment, numbers: Mapping[str, int], row: Row) -> str
     if segment.number is not None:
         return next((c for c, number in numbers.items() if number == segment.number), None)
     if segment.candidate_id is not None and segment.candidate_id not in numbers:
-        raise row.error("MASK_OTHER_CASE", "a segment belongs to another case or organ",
-                        "Send the mask that was drawn for this case and organ",
-                        f"{segment.name}: {segment.candidate_id}")
+        raise row.error(
+            "MASK_OTHER_CASE",
+            "a segment belongs to another case or organ",
+            "Send the mask that was drawn for this case and organ",
+            f"{segment.name}: {segment.candidate_id}",
+        )
     return segment.candidate_id
 
 

@@ -6,6 +6,7 @@ must end in the same bytes, trained weights included.
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from tests.phantoms.demo import run_demo
 from tests.phantoms.truth import tumors
 from tumoratlas.core.files import sha256_file
 from tumoratlas.release.verify import verify_release
+from tumoratlas.review.ledger import append_events, make_event
 
 MICRO = ROOT / "tests/phantoms/micro.yaml"
 RELEASE = "results/release/2.0"
@@ -35,12 +37,12 @@ def config_with(folder: Path, **changes: object) -> Path:
     return path
 
 
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def snakemake(checkout: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run snakemake in a working directory with the micro configuration."""
     return subprocess.run(
         [sys.executable, "-m", "snakemake", "--profile", "profiles/local", *arguments,
          "--configfile", str(MICRO), "--directory", str(folder), "--cores", "2"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        cwd=checkout, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
@@ -52,10 +54,19 @@ def sums(folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the working directory of an undisturbed run on two cores."""
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the checkout, which a test may edit."""
+    folder = tmp_path_factory.mktemp("checkout") / "tumoratlas"
+    names = (".git", ".venv", ".snakemake", "demo", "__pycache__", ".ruff_cache", ".pytest_cache")
+    shutil.copytree(ROOT, folder, symlinks=True, ignore=shutil.ignore_patterns(*names))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Path:
+    """Return the working directory of an undisturbed run of the copy, on two cores."""
     folder = tmp_path_factory.mktemp("micro") / "reference"
-    run_demo(folder, MICRO, micro=True, cores=2)
+    run_demo(folder, MICRO, micro=True, cores=2, checkout=checkout)
     return folder
 
 
@@ -97,14 +108,14 @@ def test_a_kill_in_the_middle_gives_the_same_bytes(reference: Path, tmp_path: Pa
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (folder / RELEASE).exists()
-    assert snakemake(folder, "--unlock").returncode == 0
+    assert snakemake(ROOT, folder, "--unlock").returncode == 0
     run_demo(folder, MICRO, micro=True, cores=2)
     assert sums(folder) == sums(reference)
 
 
-def test_a_second_run_does_nothing(reference: Path) -> None:
+def test_a_second_run_does_nothing(checkout: Path, reference: Path) -> None:
     """All targets are up to date, those of training included."""
-    run = snakemake(reference, "train", "thresholds", "packets", "all")
+    run = snakemake(checkout, reference, "train", "thresholds", "packets", "all")
     assert "Nothing to be done" in run.stdout + run.stderr
 
 
@@ -159,7 +170,7 @@ def test_an_unknown_key_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_wrong_mask_sent_back_is_excluded_and_the_rest_counts(
-    reference: Path, tmp_path: Path
+    checkout: Path, reference: Path, tmp_path: Path
 ) -> None:
     """A damaged return becomes one excluded row; the other decisions stay in force."""
     folder = tmp_path / "run"
@@ -169,7 +180,7 @@ def test_a_wrong_mask_sent_back_is_excluded_and_the_rest_counts(
     bad.mkdir()
     row = form.iloc[[0]].assign(decision="maybe", time="2026-02-01T00:00:00Z")
     row.to_csv(bad / "decisions.csv", index=False)
-    run = snakemake(folder, "all")
+    run = snakemake(checkout, folder, "all")
     assert run.returncode == 0, run.stdout + run.stderr
     excluded = pd.read_csv(folder / RELEASE / "tables/excluded.csv")
     rows = excluded[excluded.rule == "check_review"]
@@ -178,13 +189,33 @@ def test_a_wrong_mask_sent_back_is_excluded_and_the_rest_counts(
     pd.testing.assert_frame_equal(*tables)
 
 
-def test_the_slurm_profile_plans_word_for_word(tmp_path: Path) -> None:
-    """``snakemake --profile slurm all`` plans in a fresh checkout with an empty home."""
-    checkout = tmp_path / "checkout"
-    ignore = shutil.ignore_patterns(".git", ".venv", ".snakemake", "demo", "__pycache__")
-    shutil.copytree(ROOT, checkout, symlinks=True, ignore=ignore)
-    (tmp_path / "home").mkdir()
-    environment = os.environ | {"HOME": str(tmp_path / "home")}
+def test_a_decision_on_another_models_candidate_opens_its_organ(
+    checkout: Path, reference: Path, tmp_path: Path
+) -> None:
+    """The organ becomes unknown and is listed; the case's other organs stay."""
+    folder = tmp_path / "run"
+    shutil.copytree(reference, folder, symlinks=True)
+    before = pd.read_csv(reference / RELEASE / "tables/masks.csv").set_index(["case_id", "organ"])
+    case_id, organ = before[before.signed_by == "R01"].index[0]
+    event = make_event(
+        stage="review", batch="old", case_id=case_id, organ=organ, candidate_id="0" * 16,
+        reviewer_id="R01", role="senior", decision="accept", time="2026-03-01T00:00:00.000Z",
+    )  # fmt: skip
+    append_events(folder / "records/ledger.jsonl", [event])
+    run = snakemake(checkout, folder, "all", "--forcerun", "check_review")
+    assert run.returncode == 0, run.stdout + run.stderr
+    after = pd.read_csv(folder / RELEASE / "tables/masks.csv").set_index(["case_id", "organ"])
+    assert after.state[case_id, organ] == "unknown"
+    assert "CANDIDATE_UNKNOWN" in after.pending[case_id, organ]
+    others = after.index != (case_id, organ)
+    pd.testing.assert_frame_equal(after[others], before[others])
+    excluded = pd.read_csv(folder / RELEASE / "tables/excluded.csv").set_index("id")
+    assert excluded.code[f"{case_id}/{organ}"] == "CANDIDATE_UNKNOWN"
+
+
+def test_the_slurm_profile_plans_word_for_word(checkout: Path, tmp_path: Path) -> None:
+    """``snakemake --profile slurm all`` plans in a checkout with an empty home."""
+    environment = os.environ | {"HOME": str(tmp_path)}
     environment.pop("XDG_CACHE_HOME", None)
     run = subprocess.run(
         [str(Path(sys.executable).parent / "snakemake"), "--profile", "slurm", "all", "-n"],
@@ -194,20 +225,15 @@ def test_the_slurm_profile_plans_word_for_word(tmp_path: Path) -> None:
     assert "build_release" in run.stdout
 
 
-def test_one_module_re_runs_exactly_its_rules(reference: Path, tmp_path: Path) -> None:
+def test_one_module_re_runs_exactly_its_rules(checkout: Path, reference: Path) -> None:
     """An edit of the measure code re-runs measuring and what follows, and nothing before."""
-    checkout = tmp_path / "checkout"
-    ignore = shutil.ignore_patterns(".git", ".venv", ".snakemake", "demo", "__pycache__")
-    shutil.copytree(ROOT, checkout, symlinks=True, ignore=ignore)
     module = checkout / "tumoratlas/measure/diameters.py"
-    module.write_text(module.read_text() + "\nADDED = 1\n")
-    run = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "all", "-n",
-         "--quiet", "progress", "--configfile", str(MICRO), "--directory", str(reference)],
-        cwd=checkout, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    code = module.read_text()
+    module.write_text(code + "\nADDED = 1\n")
+    run = snakemake(checkout, reference, "all", "-n")
+    module.write_text(code)
     assert run.returncode == 0, run.stdout + run.stderr
-    jobs = {line.split()[0] for line in run.stdout.splitlines() if line.startswith(" ") is False}
+    jobs = set(re.findall(r"^(\w+) +\d+$", run.stdout + run.stderr, re.MULTILINE))
     assert "measure_tumors" in jobs
     assert not jobs & {"fingerprint_scans", "harmonize_scans", "predict_tumors", "merge_masks"}
 

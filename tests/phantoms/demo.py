@@ -25,8 +25,19 @@ _RULE = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w+):")
 _TARGETS = (("train", "train the models"), ("thresholds", "predict, choose thresholds"))
 
 
-def run_demo(folder: Path, config: Path, *, micro: bool = False, cores: int | None = None) -> None:
-    """Run the pipeline on phantoms below ``folder``; see the module."""
+def run_demo(
+    folder: Path,
+    config: Path,
+    *,
+    micro: bool = False,
+    cores: int | None = None,
+    checkout: Path = ROOT,
+) -> None:
+    """Run a checkout's pipeline on phantoms below ``folder``; see the module."""
+
+    def run(targets: list[str], title: str) -> None:
+        _snakemake(checkout, folder, config, targets, title, cores)
+
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "truth/tumors.csv").exists():
         _say("write phantom sources")
@@ -41,8 +52,8 @@ def run_demo(folder: Path, config: Path, *, micro: bool = False, cores: int | No
     returns = folder / "records/returns/phantoms"
     if not (returns / "decisions.csv").exists():
         for target, title in _TARGETS:
-            snakemake(folder, config, [target], title, cores)
-        snakemake(folder, config, ["packets"], "write review packets", cores)
+            run([target], title)
+        run(["packets"], "write review packets")
         decided = answer(
             folder / "results/review/packets",
             folder,
@@ -50,11 +61,16 @@ def run_demo(folder: Path, config: Path, *, micro: bool = False, cores: int | No
             returns,
         )
         _say(f"the phantom reviewer sent back {decided} decisions")
-    snakemake(folder, config, ["all"], "build, verify and report the release", cores)
+    run(["all"], "build, verify and report the release")
 
 
-def snakemake(
-    folder: Path, config: Path, targets: list[str], title: str, cores: int | None
+def _snakemake(
+    checkout: Path,
+    folder: Path,
+    config: Path,
+    targets: list[str],
+    title: str,
+    cores: int | None,
 ) -> None:
     """Run snakemake in ``folder`` and show one line of progress; on failure its output."""
     command = [
@@ -68,7 +84,7 @@ def snakemake(
     with (
         open(log, "a") as file,
         subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process,
     ):
         for line in process.stdout:

@@ -60,6 +60,7 @@ def harmonize_case(
         for mask in masks:
             carried = end.undo(start.apply(mask.voxels))
             labels.add(LabelMask(mask.name, carried), origin)
+    labels.drop_unread()
     model_grid = kept.grid.with_spacing(model_spacing_mm)
     meta = {"grid": kept.grid.to_json()}
     model_meta = {"grid": model_grid.to_json()}
@@ -126,6 +127,12 @@ class _Labels:
             self._compare(mask, lesions == value, first, origin)
             return
         lesions[mask.voxels & (lesions == 0)] = value
+
+    def drop_unread(self) -> None:
+        """Forget organs without a tumor whose source does not say that it looked for one."""
+        for organ, origin in list(self.annotations.items()):
+            if origin["tumor_free_means"] == "unknown" and not self.lesions[organ].any():
+                del self.annotations[organ], self.lesions[organ]
 
     def _compare(
         self,

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tumoratlas.core.errors import ReviewError
 from tumoratlas.core.files import sha256_json
 from tumoratlas.core.runner import Step, Task, finished_folders, read_record, run_shard
 from tumoratlas.core.structures import organ_mask, tumor_structures
@@ -187,6 +188,23 @@ def returned_events(
     return events, excluded
 
 
+def _unknown(case_id: str, organ: str, pending: list[str]) -> dict[str, Any]:
+    texts = dict.fromkeys(("origin", "source", "label_licence", "signed_by"), "")
+    row = {"case_id": case_id, "organ": organ, "state": "unknown", **texts}
+    return row | {"resampled": False, "pending": pending}
+
+
+def _excluded(case_id: str, organ: str, error: ReviewError) -> dict[str, str]:
+    return {
+        "id": f"{case_id}/{organ}",
+        "rule": "merge_masks",
+        "code": error.code,
+        "reason": f"{error.subject}: {error.reason}",
+        "evidence": error.evidence,
+        "remedy": error.remedy,
+    }
+
+
 def merge_masks(
     step: Step,
     manifest: Path,
@@ -206,9 +224,16 @@ def merge_masks(
     def work(task: Task, folder: Path) -> dict[str, Any]:
         case: ReviewCase = task.data["case"]
         row: dict[str, Any] = {"case_id": case.case_id, "masks": [], "instances": {}}
+        row["excluded_masks"] = []
         for organ in tumor_structures():
             own = [event for event in task.data["events"] if event.organ == organ]
-            merged, facts = _merge(case, organ, own)
+            try:
+                merged, facts = _merge(case, organ, own)
+            except ReviewError as error:
+                # The organ is open again, the case's other organs are not.
+                row["masks"].append(_unknown(case.case_id, organ, [str(error)]))
+                row["excluded_masks"].append(_excluded(case.case_id, organ, error))
+                continue
             row["masks"].append(facts)
             if merged.state != "unknown":
                 write_nifti(folder / f"{organ}.nii.gz", merged.instances, case.grid)
@@ -220,11 +245,10 @@ def merge_masks(
 
     def _merge(case: ReviewCase, organ: str, own: Sequence[Event]) -> tuple[Any, dict[str, Any]]:
         facts = case.annotated.get(organ)
-        lesions = read_array(case.folder / f"lesions_{organ}.b2nd")[0] if facts else None
-        if facts and facts["tumor_free_means"] == "unknown" and not lesions.any():
-            # The source does not say that it looked: no tumor voxel is not "no tumor".
-            facts, lesions = None, None
+        if facts is None:
+            # A source that left the configuration takes its labels along.
             own = [event for event in own if event.role != "source"]
+        lesions = read_array(case.folder / f"lesions_{organ}.b2nd")[0] if facts else None
         candidates, rows = case.candidates(organ) if facts is None else (None, [])
         merged = merge_organ(
             case_id=case.case_id,

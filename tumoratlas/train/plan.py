@@ -69,7 +69,7 @@ class TrainSettings:
         if self.stages < MINIMUM_STAGES:
             raise ConfigError(
                 "TRAIN_STAGES",
-                "training.patch_size",
+                "train.patch_size",
                 f"a patch of {self.patch_size} voxels and {len(self.blocks)} block counts give "
                 f"{self.stages} stages",
                 remedy=f"Choose a patch that halves twice to >= {MINIMUM_EDGE} voxels (16, 32, "
@@ -78,7 +78,7 @@ class TrainSettings:
         if self.folds < 2:
             raise ConfigError(
                 "TRAIN_FOLDS",
-                "training.folds",
+                "train.folds",
                 f"{self.folds} folds leave no case unseen",
                 remedy="Choose at least 2 folds",
             )

@@ -158,7 +158,7 @@ def _record(
             "NAN_LOSS",
             f"{trainer.organ} fold {trainer.fold}",
             "the training loss is not finite",
-            remedy="Lower training.learning_rate and train again",
+            remedy="Lower train.learning_rate and train again",
             evidence=str(losses["train_loss"]),
         )
     return {

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -27,7 +28,7 @@ from tumoratlas.images.arrays import read_array
 from tumoratlas.images.grid import Grid
 from tumoratlas.images.nifti import read_nifti
 from tumoratlas.ingest.dedupe import assign_cases, deduplicate, scans_table
-from tumoratlas.ingest.fingerprint import Turn, fingerprint_scan, voxel_sha256
+from tumoratlas.ingest.fingerprint import Turn, _quantiles, fingerprint_scan, voxel_sha256
 from tumoratlas.ingest.listing import list_scans
 from tumoratlas.ingest.readers import LabelMask, ScanVolume, read_labels, read_scan
 from tumoratlas.ingest.sources import Source, read_source
@@ -647,3 +648,11 @@ def test_ingest_from_folder_to_cases(tmp_path: Path, monkeypatch: pytest.MonkeyP
     members = [member["scan_id"] for member in cases["BDMAP_00000001"]["members"]]
     assert members == ["lits_0", "abdomenatlas11_BDMAP_00000001"]
     assert {row["scan_id"] for row in scans_table(rows)} == set(statuses) - {"lits_5"}
+
+
+@given(arrays(np.int16, st.tuples(*[st.integers(1, 5)] * 3)))
+def test_quantiles_are_those_of_numpy(hu: np.ndarray) -> None:
+    """Counting gives the inverse of the distribution, the extremes included."""
+    shares = (0.0, 0.01, 0.5, 0.99, 1.0)
+    expected = np.quantile(hu, shares, method="inverted_cdf")
+    assert _quantiles(hu, shares) == expected.tolist()

@@ -101,7 +101,7 @@ def test_a_kill_in_the_middle_gives_the_same_bytes(reference: Path, tmp_path: Pa
         cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while not list(folder.glob("results/train/liver/work/fold_*")):
+    while not list(folder.glob("results/train/liver/*/fold_*")):
         assert time.monotonic() < deadline, "training never started"
         assert process.poll() is None
         time.sleep(0.05)

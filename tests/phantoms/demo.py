@@ -18,6 +18,7 @@ from tests.phantoms import write_phantoms
 from tests.phantoms.reviewer import answer, write_roster
 from tumoratlas.report.release import release_summary
 
+SILENT_S = 30  # between two lines of progress in a log file
 ROOT = Path(__file__).resolve().parents[2]
 _STEPS = re.compile(r"(\d+) of (\d+) steps")
 _RULE = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w+):")
@@ -80,7 +81,8 @@ def _snakemake(
     ]  # fmt: skip
     log = folder / "logs" / "demo.log"
     log.parent.mkdir(exist_ok=True)
-    lines, running, done, start = [], "", "", time.monotonic()
+    lines, running, done = [], "", ""
+    start = shown = time.monotonic()
     with (
         open(log, "a") as file,
         subprocess.Popen(
@@ -94,19 +96,21 @@ def _snakemake(
                 running = found[1]
             if found := _STEPS.search(line):
                 done = f"{found[1]} of {found[2]} jobs"
-            if _RULE.match(line) or _STEPS.search(line):
+            # A terminal gets one line that changes, a log file a line now and then.
+            is_due = sys.stdout.isatty() or time.monotonic() - shown > SILENT_S
+            if is_due and (_RULE.match(line) or _STEPS.search(line)):
+                shown = time.monotonic()
                 _show(f"{title}: {done or 'starting'}, running {running}", start)
     if process.returncode:
         raise SystemExit(f"\n{''.join(lines[-60:])}\nfailed: {title}; the whole log is {log}")
     nothing = any("Nothing to be done" in line for line in lines)
-    _show(f"{title}: {'nothing to be done' if nothing else done}", start, end="\n")
+    _show(f"{title}: {'nothing to be done' if nothing else done}", start)
+    print(flush=True, end="\n" if sys.stdout.isatty() else "")
 
 
-def _show(text: str, start: float, end: str = "") -> None:
-    # A terminal gets one line that changes; a log file gets whole lines at the end only.
-    if sys.stdout.isatty() or end:
-        clear = "\r\033[K" if sys.stdout.isatty() else ""
-        print(f"{clear}[{time.monotonic() - start:4.0f} s] {text}", end=end, flush=True)
+def _show(text: str, start: float) -> None:
+    before, after = ("\r\033[K", "") if sys.stdout.isatty() else ("", "\n")
+    print(f"{before}[{time.monotonic() - start:4.0f} s] {text}", end=after, flush=True)
 
 
 def _say(text: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.phantoms.demo import snakemake
+from tests.phantoms.demo import ROOT, run_targets
 from tests.phantoms.reviewer import REVIEWER, write_roster
 from tests.real_sources import CONFIG, PRIVATE, sign_off, write_real_sources
 from tumoratlas.images.grid import Grid, to_canonical
@@ -64,12 +64,12 @@ def run(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     config = folder / "config.yaml"
     config.write_text(CONFIG)
     write_roster(folder / "records")
-    snakemake(folder, config, ["packets"], "packets of real scans", None)
+    run_targets(ROOT, folder, config, ["packets"], "packets of real scans", None)
     scans = pd.read_parquet(folder / "results/tables/scans.parquet")
     donor = scans[scans.source == "chaos"].iloc[0].case_id
     batch = folder / "records/returns/batch_1"
     assert sign_off(folder / "results/review/packets", donor, batch) == len(ORGANS)
-    snakemake(folder, config, ["all"], "release of real scans", None)
+    run_targets(ROOT, folder, config, ["all"], "release of real scans", None)
     release = folder / "results/release/2.0"
     tables = {path.stem: pd.read_parquet(path) for path in release.glob("tables/*.parquet")}
     return Run(folder, release, tables)

@@ -37,7 +37,7 @@ def run_demo(
     """Run a checkout's pipeline on phantoms below ``folder``; see the module."""
 
     def run(targets: list[str], title: str) -> None:
-        _snakemake(checkout, folder, config, targets, title, cores)
+        run_targets(checkout, folder, config, targets, title, cores)
 
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "truth/tumors.csv").exists():
@@ -65,7 +65,7 @@ def run_demo(
     run(["all"], "build, verify and report the release")
 
 
-def _snakemake(
+def run_targets(
     checkout: Path,
     folder: Path,
     config: Path,

@@ -32,6 +32,17 @@ class TumorAtlasError(Exception):
         evidence = f" ({self.evidence})" if self.evidence else ""
         return f"{self.code}: {self.subject}: {self.reason}{evidence}. {self.remedy}"
 
+    def excluded_row(self, item_id: str, rule: str) -> dict[str, str]:
+        """Return the row of the table ``excluded`` that tells of this error."""
+        return {
+            "id": item_id,
+            "rule": rule,
+            "code": self.code,
+            "reason": f"{self.subject}: {self.reason}",
+            "evidence": self.evidence,
+            "remedy": self.remedy,
+        }
+
 
 class ConfigError(TumorAtlasError):
     """A configuration key that is unknown, missing or out of range."""

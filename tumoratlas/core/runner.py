@@ -542,14 +542,14 @@ def _outputs(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _excluded_record(step: Step, task: Task, error: Exception) -> dict[str, Any]:
-    if isinstance(error, TumorAtlasError):
-        code, reason = error.code, f"{error.subject}: {error.reason}"
-        evidence, remedy = error.evidence, error.remedy
-    else:
-        code, reason = "UNEXPECTED", f"{type(error).__name__}: {error}"
-        evidence, remedy = "", "See the rule's log; if the file is sound, report the defect"
-    row = {"id": task.id, "rule": step.rule, "code": code, "reason": reason}
-    excluded = row | {"evidence": evidence, "remedy": remedy}
+    if not isinstance(error, TumorAtlasError):
+        error = TumorAtlasError(
+            "UNEXPECTED",
+            type(error).__name__,
+            str(error),
+            remedy="See the rule's log; if the file is sound, report the defect",
+        )
+    excluded = error.excluded_row(task.id, step.rule)
     return {"status": "excluded", "row": None, "excluded": excluded, "outputs": {}}
 
 

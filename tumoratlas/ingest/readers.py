@@ -110,16 +110,8 @@ def read_labels(
             try:
                 masks += _read_label(label, group, volume, max_voxels)
             except TumorAtlasError as error:
-                excluded.append(
-                    {
-                        "id": f"{scan['scan_id']}/{group[0].name}",
-                        "rule": "harmonize_scans",
-                        "code": error.code,
-                        "reason": f"{error.subject}: {error.reason}",
-                        "evidence": error.evidence,
-                        "remedy": error.remedy,
-                    }
-                )
+                label_id = f"{scan['scan_id']}/{group[0].name}"
+                excluded.append(error.excluded_row(label_id, "harmonize_scans"))
     return masks, excluded
 
 

@@ -194,17 +194,6 @@ def _unknown(case_id: str, organ: str, pending: list[str]) -> dict[str, Any]:
     return row | {"resampled": False, "pending": pending}
 
 
-def _excluded(case_id: str, organ: str, error: ReviewError) -> dict[str, str]:
-    return {
-        "id": f"{case_id}/{organ}",
-        "rule": "merge_masks",
-        "code": error.code,
-        "reason": f"{error.subject}: {error.reason}",
-        "evidence": error.evidence,
-        "remedy": error.remedy,
-    }
-
-
 def merge_masks(
     step: Step,
     manifest: Path,
@@ -232,7 +221,9 @@ def merge_masks(
             except ReviewError as error:
                 # The organ is open again, the case's other organs are not.
                 row["masks"].append(_unknown(case.case_id, organ, [str(error)]))
-                row["excluded_masks"].append(_excluded(case.case_id, organ, error))
+                row["excluded_masks"].append(
+                    error.excluded_row(f"{case.case_id}/{organ}", "merge_masks")
+                )
                 continue
             row["masks"].append(facts)
             if merged.state != "unknown":

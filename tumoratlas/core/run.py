@@ -1,13 +1,14 @@
 """What every script stands in: the rule's log, one-line errors and the provenance record."""
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from threadpoolctl import threadpool_limits
 
 from tumoratlas.core.errors import TumorAtlasError
 from tumoratlas.core.provenance import PROVENANCE, ProvenanceFile, file_hashes
@@ -30,7 +31,8 @@ def rule_run(job: Any) -> Iterator[None]:  # noqa: ANN401 - Snakemake's object, 
     job
         The ``snakemake`` object of a script (``rule, input, output, params, log``).
     """
-    _use_one_thread()
+    # Parallelism is by process; sums then keep their order whatever the machine.
+    threadpool_limits(1)
     logging.basicConfig(
         filename=job.log[0],
         filemode="w",
@@ -66,9 +68,3 @@ def rule_run(job: Any) -> Iterator[None]:  # noqa: ANN401 - Snakemake's object, 
 def _small(paths: Any) -> list[Path]:  # noqa: ANN401 - Snakemake's list of paths
     files = [Path(str(path)) for path in paths]
     return [path for path in files if path.is_file() and path.stat().st_size < _MAX_HASHED_BYTES]
-
-
-def _use_one_thread() -> None:
-    """Pin numerical libraries to one thread: parallelism is by process, sums keep their order."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"

@@ -5,7 +5,7 @@ schema. Parquet and CSV bytes depend only on the values.
 """
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +172,13 @@ def write_table(path: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Non
     unknown = {key for row in rows for key in row} - set(schema.names)
     if unknown:
         raise KeyError(f"table {name} has no column {sorted(unknown)}")
+    write_parquet(Path(path), schema, rows)
+
+
+def write_parquet(path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the schema's columns of rows as Parquet; equal rows give equal bytes."""
     columns = {key: [row.get(key) for row in rows] for key in schema.names}
-    with replacing(Path(path)) as temporary:
+    with replacing(path) as temporary:
         pq.write_table(pa.table(columns, schema=schema), temporary, compression="zstd")
 
 

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tumoratlas.core.errors import ReleaseError
-from tumoratlas.core.files import replacing
-from tumoratlas.core.tables import SCHEMAS, write_csv
+from tumoratlas.core.tables import SCHEMAS, write_csv, write_parquet
 
 Row = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
@@ -56,9 +54,7 @@ def write_released(folder: Path, tables: Mapping[str, Rows]) -> None:
         schema = released_schema(name)
         rows = [{key: row.get(key) for key in schema.names} for row in tables[name]]
         rows.sort(key=lambda row, order=order: [row[key] for key in order])
-        with replacing(folder / f"{name}.parquet") as temporary:
-            table = pa.Table.from_pylist(rows, schema=schema)
-            pq.write_table(table, temporary, compression="zstd")
+        write_parquet(folder / f"{name}.parquet", schema, rows)
         write_csv(folder / f"{name}.csv", rows, schema.names)
 
 

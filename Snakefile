@@ -38,7 +38,8 @@ rule all:
     default_target: True
     input:
         f"results/release/{VERSION}.verified.json",
-        "results/report/release.html",
+        f"results/release/{VERSION}.privacy.json",
+        REPORTS,
 
 
 rule train:

@@ -27,7 +27,9 @@ def main(arguments: list[str] | None = None) -> None:
     rounds = chosen.rounds or (1 if chosen.quick else 3)
     # Libraries read these when they are imported.
     os.environ.update(dict.fromkeys(_THREADS, "1"))
+    from benchmarks.deduplicating import match_pool
     from benchmarks.harmonizing import compare_harmonizing
+    from benchmarks.ingesting import compare_ingesting
     from benchmarks.instances import compare_instances
     from benchmarks.phantom import write_phantom
     from benchmarks.reading import compare_reading
@@ -38,8 +40,15 @@ def main(arguments: list[str] | None = None) -> None:
         phantom = write_phantom(folder, shape, tumors, seed=20251021)
         # Short runs vary most.
         print(compare_reading(phantom, 3 * rounds), flush=True)
+        print(f"\n{compare_ingesting(phantom, 3 * rounds)}", flush=True)
         print(f"\n{compare_harmonizing(phantom, folder / 'out', rounds)}", flush=True)
         print(f"\n{compare_instances(phantom, rounds)}", flush=True)
+        print(f"\n{match_pool(300 if chosen.quick else 12_000, seed=20251021)}", flush=True)
+        if not chosen.quick:
+            # The mean length of the paper's scans.
+            (folder / "long").mkdir()
+            long = write_phantom(folder / "long", (464, 512, 512), tumors, seed=20251021)
+            print(f"\n{compare_ingesting(long, 2 * rounds)}", flush=True)
 
 
 if __name__ == "__main__":

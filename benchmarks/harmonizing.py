@@ -12,6 +12,7 @@ from skimage.transform import resize
 
 from benchmarks.phantom import ORGANS, SPACING_MM, TUMORS, Phantom
 from benchmarks.timing import markdown_table, time_methods
+from tumoratlas.core.files import sha256_file
 from tumoratlas.harmonize.cases import harmonize_case
 from tumoratlas.images.grid import to_canonical
 from tumoratlas.images.nifti import read_nifti, write_nifti
@@ -27,9 +28,10 @@ Volumes = tuple[NDArray[np.int16], NDArray[np.uint8]]
 
 def compare_harmonizing(phantom: Phantom, folder: Path, rounds: int) -> str:
     """Time the ways of harmonizing, compare their outputs and return the table."""
+    sha256 = sha256_file(phantom.image)
     methods: dict[str, Callable[[], Volumes | None]] = {
         OURS: lambda: _ours(phantom, folder / "ours"),
-        STEP: lambda: _step(phantom, folder / "step"),
+        STEP: lambda: _step(phantom, sha256, folder / "step"),
         NAIVE: lambda: _naive(phantom, folder / "naive"),
         ITK: lambda: _itk(phantom, folder / "itk"),
     }
@@ -54,10 +56,11 @@ def _ours(phantom: Phantom, folder: Path) -> Volumes:
     return out[0], out[1]
 
 
-def _step(phantom: Phantom, folder: Path) -> None:
+def _step(phantom: Phantom, sha256: str, folder: Path) -> None:
     meanings = {str(facts[0]): [organ] for organ, facts in ORGANS.items()}
     meanings |= {str(value): [organ, f"{organ}_tumor"] for organ, value in TUMORS.items()}
     labels = {"format": "nifti", "paths": [str(phantom.labels)], "values": meanings}
+    labels |= {"partial": False, "header": "own", "licence": "none"}
     scan = {
         "scan_id": "phantom",
         "source": "phantom",
@@ -65,6 +68,9 @@ def _step(phantom: Phantom, folder: Path) -> None:
         "tumor_free_means": "confirmed_empty",
         "format": "nifti",
         "image_path": str(phantom.image),
+        "file_sha256": sha256,
+        "repairs": [],
+        "suspects": [],
         "labels": [labels],
     }
     shutil.rmtree(folder)

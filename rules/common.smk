@@ -8,6 +8,7 @@ from tumoratlas.core.code import code_digest
 from tumoratlas.core.config import check_config, missing_sources
 from tumoratlas.core.errors import ConfigError
 from tumoratlas.core.runner import shard_names
+from tumoratlas.ingest.sources import INTERNAL, read_source
 
 RESOURCES = Path(workflow.basedir) / "resources"
 
@@ -17,26 +18,52 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 SOURCES = {source["id"]: source["path"] for source in config["sources"]}
+LOCKS = {s["id"]: s["lock"] for s in config["sources"] if "lock" in s}
 SHARDS = shard_names(config["shards"])
 VERSION = config["version"]
 RECORDS = config["records"]
+DESCRIPTIONS = {name: RESOURCES / f"sources/{name}.yaml" for name in SOURCES}
+ALL_DESCRIPTIONS = sorted(str(path) for path in (RESOURCES / "sources").glob("*.yaml"))
+INTERNAL_FOLDERS = [
+    SOURCES[name] for name, path in DESCRIPTIONS.items() if read_source(path).licence == INTERNAL
+]
+REPORTS = expand("results/report/{name}.html", name=["leakage", "release", "sources"])
+PSEUDONYM_KEY = f"{RECORDS}/pseudonym.key"
+READ_LIMITS = {key: config["ingest"][key] for key in ("max_voxels", "min_slices")}
 LISTINGS = expand("results/ingest/list_scans/{source}.json", source=SOURCES)
 
 
 def refuse_missing_sources():
     """Stop a run, but not a plan, whose source folders do not exist."""
-    if told := missing_sources(config["sources"]):
+    if told := missing_sources([s for s in config["sources"] if s["id"] not in LOCKS]):
         raise WorkflowError(told)
 
 
 def source_file(wildcards):
     """Return the description of a source."""
-    return str(RESOURCES / f"sources/{wildcards.source}.yaml")
+    return str(DESCRIPTIONS[wildcards.source])
 
 
 def source_folder(wildcards):
     """Return the folder of a source."""
     return SOURCES[wildcards.source]
+
+
+def pseudonym_key(wildcards):
+    """Return the key of pseudonyms for an internal source, if it exists; no rule makes it."""
+    return records("pseudonym.key") if SOURCES[wildcards.source] in INTERNAL_FOLDERS else []
+
+
+def source_lock(wildcards):
+    """Return the file that lists a source's open files and their checksums."""
+    return LOCKS[wildcards.source]
+
+
+def fetched_files(wildcards):
+    """Return the record of a source's fetched files, if it has a lock."""
+    if wildcards.source in LOCKS:
+        return [f"results/ingest/fetch_files/{wildcards.source}.json"]
+    return []
 
 
 def manifests(stage, rule):

@@ -14,8 +14,7 @@ rule harmonize_scans:
     conda:
         "../envs/base.yaml"
     params:
-        settings=config["harmonize"]
-        | {key: config["ingest"][key] for key in ("max_voxels", "min_slices")},
+        settings=config["harmonize"] | READ_LIMITS,
         runner=config["runner"],
         code=code_digest("harmonize_scans"),
     script:

@@ -1,14 +1,35 @@
-"""Source folders to named scans.
+"""Source folders to named scans, each with its copies.
 
-Expects every source folder of `config["sources"]`; leaves results/ingest/cases.json and
-results/tables/scans.parquet.
+Expects every source folder of `config["sources"]`; leaves results/ingest/cases.json,
+results/tables/scans.parquet and results/tables/relations.parquet.
 """
+
+
+rule fetch_files:
+    """Fetch the open files of a source by checksum and unpack its archives."""
+    input:
+        lock=source_lock,
+    output:
+        files="results/ingest/fetch_files/{source}.json",
+    log:
+        "logs/fetch_files/{source}.log",
+    benchmark:
+        "benchmarks/fetch_files/{source}.jsonl"
+    conda:
+        "../envs/base.yaml"
+    params:
+        folder=source_folder,
+        code=code_digest("fetch_files"),
+    script:
+        "../scripts/fetch_files.py"
 
 
 rule list_scans:
     """List the scans of a source, and the files that were not understood."""
     input:
         source=source_file,
+        fetched=fetched_files,
+        key=pseudonym_key,
     output:
         listing="results/ingest/list_scans/{source}.json",
     log:
@@ -19,15 +40,17 @@ rule list_scans:
         "../envs/base.yaml"
     params:
         folder=source_folder,
+        key=PSEUDONYM_KEY,
         code=code_digest("list_scans"),
     script:
         "../scripts/list_scans.py"
 
 
 rule fingerprint_scans:
-    """Read every scan of a shard once: checks, voxel hash and header facts."""
+    """Read every scan of a shard once: checks, hashes, fingerprint and header facts."""
     input:
         listings=LISTINGS,
+        key=records("pseudonym.key") if INTERNAL_FOLDERS else [],
     output:
         manifest="results/ingest/fingerprint_scans/{shard}.tsv",
     log:
@@ -37,20 +60,65 @@ rule fingerprint_scans:
     conda:
         "../envs/base.yaml"
     params:
-        settings={key: config["ingest"][key] for key in ("max_voxels", "min_slices")},
+        settings=READ_LIMITS,
         shards=config["shards"],
+        key=PSEUDONYM_KEY,
         runner=config["runner"],
         code=code_digest("fingerprint_scans"),
     script:
         "../scripts/fingerprint_scans.py"
 
 
-rule deduplicate_scans:
-    """Group scans of equal content and choose the one to keep."""
+rule match_scans:
+    """Find equal scans, and pairs that may be copies, from an index of fingerprints."""
     input:
         manifests=manifests("ingest", "fingerprint_scans"),
     output:
+        pairs="results/ingest/match_scans.json",
+    log:
+        "logs/match_scans.log",
+    benchmark:
+        "benchmarks/match_scans.jsonl"
+    conda:
+        "../envs/base.yaml"
+    params:
+        code=code_digest("match_scans"),
+    script:
+        "../scripts/match_scans.py"
+
+
+rule confirm_pairs:
+    """Compare the voxels of a shard's candidate pairs and name each pair's relation."""
+    input:
+        pairs="results/ingest/match_scans.json",
+        listings=LISTINGS,
+        fingerprinted=manifests("ingest", "fingerprint_scans"),
+    output:
+        manifest="results/ingest/confirm_pairs/{shard}.tsv",
+    log:
+        "logs/confirm_pairs/{shard}.log",
+    benchmark:
+        "benchmarks/confirm_pairs/{shard}.jsonl"
+    conda:
+        "../envs/base.yaml"
+    params:
+        settings=READ_LIMITS,
+        shards=config["shards"],
+        runner=config["runner"],
+        code=code_digest("confirm_pairs"),
+    script:
+        "../scripts/confirm_pairs.py"
+
+
+rule deduplicate_scans:
+    """Group copies of one scan and choose the one to keep."""
+    input:
+        manifests=manifests("ingest", "fingerprint_scans"),
+        pairs="results/ingest/match_scans.json",
+        confirmed=manifests("ingest", "confirm_pairs"),
+    output:
         scans="results/ingest/deduplicate_scans.json",
+        relations="results/tables/relations.parquet",
     log:
         "logs/deduplicate_scans.log",
     benchmark:
@@ -69,10 +137,11 @@ rule assign_cases:
     input:
         scans="results/ingest/deduplicate_scans.json",
         listings=LISTINGS,
-        sources=[str(RESOURCES / f"sources/{source}.yaml") for source in SOURCES],
+        sources=[str(path) for path in DESCRIPTIONS.values()],
     output:
         table="results/tables/scans.parquet",
         cases="results/ingest/cases.json",
+        withdrawn="results/ingest/assign_cases.json",
     log:
         "logs/assign_cases.log",
     benchmark:

@@ -5,9 +5,14 @@ rule list_excluded:
     """List every scan, mask and review that was left out, and why."""
     input:
         listings=LISTINGS,
-        reports=["results/ingest/deduplicate_scans.json", "results/review/check_review.json"],
+        reports=[
+            "results/ingest/deduplicate_scans.json",
+            "results/ingest/assign_cases.json",
+            "results/review/check_review.json",
+        ],
         manifests=[
             *manifests("ingest", "fingerprint_scans"),
+            *manifests("ingest", "confirm_pairs"),
             *manifests("harmonize", "harmonize_scans"),
             *manifests("candidates", "predict_tumors"),
             *manifests("candidates", "propose_candidates"),
@@ -29,6 +34,47 @@ rule list_excluded:
         "../scripts/list_excluded.py"
 
 
+rule list_repairs:
+    """List every repair of a scan or mask, with before and after."""
+    input:
+        scans="results/ingest/deduplicate_scans.json",
+        harmonized=manifests("harmonize", "harmonize_scans"),
+    output:
+        table="results/tables/repairs.parquet",
+    log:
+        "logs/list_repairs.log",
+    benchmark:
+        "benchmarks/list_repairs.jsonl"
+    conda:
+        "../envs/base.yaml"
+    params:
+        code=code_digest("list_repairs"),
+    script:
+        "../scripts/list_repairs.py"
+
+
+rule count_sources:
+    """Count what became of every source, beside what was expected."""
+    input:
+        listings=LISTINGS,
+        scans="results/tables/scans.parquet",
+        excluded="results/tables/excluded.parquet",
+        sources=ALL_DESCRIPTIONS,
+        paper=str(RESOURCES / "paper.csv"),
+    output:
+        table="results/tables/sources.parquet",
+    log:
+        "logs/count_sources.log",
+    benchmark:
+        "benchmarks/count_sources.jsonl"
+    conda:
+        "../envs/base.yaml"
+    params:
+        code=code_digest("count_sources"),
+    script:
+        "../scripts/count_sources.py"
+
+
 rule split_cases:
     """Give every case its place in each split; no patient is torn."""
     input:
@@ -48,6 +94,31 @@ rule split_cases:
         code=code_digest("split_cases"),
     script:
         "../scripts/split_cases.py"
+
+
+rule check_leakage:
+    """Find, for every case, the test sets that it touches, and through what."""
+    input:
+        scans="results/tables/scans.parquet",
+        deduplicated="results/ingest/deduplicate_scans.json",
+        relations="results/tables/relations.parquet",
+        splits="results/tables/splits.parquet",
+        listings=LISTINGS,
+    output:
+        audit="results/release/check_leakage.json",
+        leakage="results/tables/leakage.parquet",
+        test_scans="results/tables/test_scans.parquet",
+        source_overlaps="results/tables/source_overlaps.parquet",
+    log:
+        "logs/check_leakage.log",
+    benchmark:
+        "benchmarks/check_leakage.jsonl"
+    conda:
+        "../envs/base.yaml"
+    params:
+        code=code_digest("check_leakage"),
+    script:
+        "../scripts/check_leakage.py"
 
 
 rule write_cases:
@@ -75,6 +146,10 @@ rule build_release:
     """Build the release tree with tables, class map, data card and checksums."""
     input:
         scans="results/tables/scans.parquet",
+        relations="results/tables/relations.parquet",
+        repairs="results/tables/repairs.parquet",
+        status="results/tables/sources.parquet",
+        audit="results/release/check_leakage.json",
         masks="results/tables/masks.parquet",
         tumors="results/tables/tumors.parquet",
         reviews="results/tables/reviews.parquet",
@@ -83,7 +158,7 @@ rule build_release:
         written=manifests("release", "write_cases"),
         measured=manifests("measure", "measure_tumors"),
         proposed=manifests("candidates", "propose_candidates"),
-        sources=[str(RESOURCES / f"sources/{source}.yaml") for source in SOURCES],
+        sources=[str(path) for path in DESCRIPTIONS.values()],
         card=str(RESOURCES / "release/README.md.jinja"),
         registries=records("models.jsonl", "thresholds.jsonl"),
     output:
@@ -95,7 +170,7 @@ rule build_release:
     conda:
         "../envs/base.yaml"
     params:
-        **config["release"],
+        max_excluded_fraction=config["release"]["max_excluded_fraction"],
         version=VERSION,
         definitions=config["measure"],
         records=RECORDS,
@@ -120,3 +195,24 @@ rule verify_release:
         code=code_digest("verify_release"),
     script:
         "../scripts/verify_release.py"
+
+
+rule check_privacy:
+    """Look for private words in every released file and report."""
+    input:
+        sums=f"results/release/{VERSION}/SHA256SUMS",
+        reports=REPORTS,
+    output:
+        privacy=f"results/release/{VERSION}.privacy.json",
+    log:
+        "logs/check_privacy.log",
+    benchmark:
+        "benchmarks/check_privacy.jsonl"
+    conda:
+        "../envs/base.yaml"
+    params:
+        folders=INTERNAL_FOLDERS,
+        public_words=config["release"]["public_words"],
+        code=code_digest("check_privacy"),
+    script:
+        "../scripts/check_privacy.py"

@@ -1,4 +1,4 @@
-"""The release report: what is in the release, beside what the paper says."""
+"""The reports: what is in the release, what became of the sources, and that nothing leaks."""
 
 
 rule report_release:
@@ -24,3 +24,50 @@ rule report_release:
         code=code_digest("report_release"),
     script:
         "../scripts/report_release.py"
+
+
+rule report_leakage:
+    """Write the report on leakage, one HTML file."""
+    input:
+        audit="results/release/check_leakage.json",
+        splits="results/tables/splits.parquet",
+        scans="results/tables/scans.parquet",
+        sources=ALL_DESCRIPTIONS,
+        template=str(RESOURCES / "report/leakage.html.jinja"),
+        style=str(RESOURCES / "report/style.css"),
+    output:
+        report="results/report/leakage.html",
+    log:
+        "logs/report_leakage.log",
+    benchmark:
+        "benchmarks/report_leakage.jsonl"
+    conda:
+        "../envs/base.yaml"
+    params:
+        code=code_digest("report_leakage"),
+    script:
+        "../scripts/report_leakage.py"
+
+
+rule report_sources:
+    """Write the report on sources, one HTML file."""
+    input:
+        status="results/tables/sources.parquet",
+        scans="results/tables/scans.parquet",
+        excluded="results/tables/excluded.parquet",
+        overlaps="results/tables/source_overlaps.parquet",
+        sources=ALL_DESCRIPTIONS,
+        template=str(RESOURCES / "report/sources.html.jinja"),
+        style=str(RESOURCES / "report/style.css"),
+    output:
+        report="results/report/sources.html",
+    log:
+        "logs/report_sources.log",
+    benchmark:
+        "benchmarks/report_sources.jsonl"
+    conda:
+        "../envs/base.yaml"
+    params:
+        code=code_digest("report_sources"),
+    script:
+        "../scripts/report_sources.py"

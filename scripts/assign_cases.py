@@ -5,22 +5,31 @@ from pathlib import Path
 from tumoratlas.core.files import read_json, write_json
 from tumoratlas.core.run import rule_run
 from tumoratlas.core.tables import write_table
-from tumoratlas.ingest.dedupe import assign_cases, scans_table
-from tumoratlas.ingest.registry import append_case_ids, read_case_ids
+from tumoratlas.ingest.registry import (
+    append_case_ids,
+    assign_cases,
+    read_case_ids,
+    scans_table,
+    withdrawn_cases,
+)
 from tumoratlas.ingest.sources import read_source
 from tumoratlas.ingest.steps import case_members, listed_scans
 
 with rule_run(snakemake):
     registry = Path(snakemake.params.registry)
     sources = [read_source(Path(path)) for path in snakemake.input.sources]
+    found = read_json(Path(snakemake.input.scans))
+    registered = read_case_ids(registry)
     scans, new = assign_cases(
-        read_json(Path(snakemake.input.scans))["scans"],
-        read_case_ids(registry),
+        found["scans"],
+        registered,
+        withdrawn=[row["id"] for row in withdrawn_cases(registry)],
         parents=[source.id for source in sources if source.keeps_case_id],
         first_case_id=snakemake.params.first_case_id,
         shards=snakemake.params.shards,
     )
-    append_case_ids(registry, new)
+    append_case_ids(registry, new, registered)
     write_table(Path(snakemake.output.table), "scans", scans_table(scans))
-    members = case_members(scans, listed_scans(snakemake.input.listings))
+    members = case_members(scans, found["relations"], listed_scans(snakemake.input.listings))
     write_json(Path(snakemake.output.cases), members)
+    write_json(Path(snakemake.output.withdrawn), {"excluded": withdrawn_cases(registry)})

@@ -1,4 +1,4 @@
-"""Read every scan of a shard once: checks, voxel hash and header facts."""
+"""Read every scan of a shard once: checks, hashes, fingerprint and header facts."""
 
 from pathlib import Path
 
@@ -11,6 +11,7 @@ with rule_run(snakemake):
         shard_step(snakemake),
         manifest=Path(snakemake.output.manifest),
         listings=snakemake.input.listings,
+        key_file=Path(snakemake.params.key),
         shards=snakemake.params.shards,
         **snakemake.params.settings,
     )

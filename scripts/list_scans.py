@@ -4,11 +4,12 @@ from pathlib import Path
 
 from tumoratlas.core.files import write_json
 from tumoratlas.core.run import rule_run
-from tumoratlas.ingest.listing import list_scans
-from tumoratlas.ingest.sources import read_source
+from tumoratlas.ingest.steps import list_source
 
 with rule_run(snakemake):
-    write_json(
-        Path(snakemake.output.listing),
-        list_scans(read_source(Path(snakemake.input.source)), Path(snakemake.params.folder)),
+    listing = list_source(
+        Path(snakemake.input.source),
+        folder=Path(snakemake.params.folder),
+        key_file=Path(snakemake.params.key),
     )
+    write_json(Path(snakemake.output.listing), listing)

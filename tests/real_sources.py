@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 
 from tests.phantoms.reviewer import REVIEWER
+from tumoratlas.ingest.pseudonyms import pseudonym
 
 PRIVATE = ("crlm_ct_1004", "totalseg_example")
+# A key of this test only: what it makes of the folders' names is known in no release.
+KEY = "0ddba11" * 8 + "0ddba11a"
 CONFIG = """\
 version: "2.0"
 shards: 1
@@ -35,6 +38,18 @@ def write_real_sources(real_data: Path, folder: Path) -> None:
     series.mkdir(parents=True)
     for path in (real_data / "totalseg_ct_dicom/dicom").iterdir():
         (series / path.name).write_bytes(path.read_bytes())
+
+
+def write_key(records: Path) -> None:
+    """Write the key of the private source's pseudonyms where the pipeline looks for it."""
+    path = records / "pseudonym.key"
+    path.touch(mode=0o600)
+    path.write_text(KEY + "\n", encoding="ascii")
+
+
+def private_case(name: str) -> str:
+    """Return the name under which the pipeline knows a folder of the private source."""
+    return pseudonym(bytes.fromhex(KEY), name)
 
 
 def sign_off(packets: Path, case_id: str, returns: Path) -> int:

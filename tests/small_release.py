@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ import pytest
 from tests.conftest import ROOT
 from tumoratlas.core.runner import Step, Task, finished_folders, run_shard
 from tumoratlas.core.structures import structure_bit, tumor_structures
+from tumoratlas.core.tables import SCHEMAS
 from tumoratlas.images.arrays import write_array
 from tumoratlas.images.grid import Grid
 from tumoratlas.images.nifti import write_nifti
-from tumoratlas.ingest.sources import read_source
+from tumoratlas.ingest.sources import Source, read_source
+from tumoratlas.ingest.status import source_status
 from tumoratlas.measure.instances import measure_instances
 from tumoratlas.release.build import build_release
 from tumoratlas.release.cases import write_case
+from tumoratlas.release.leakage import audit_leakage, audit_tables
 from tumoratlas.release.splits import split_cases
 
 GRID = Grid.of(
@@ -44,6 +48,8 @@ STATES = {
     "BDMAP_90000001": dict.fromkeys(tumor_structures(), "confirmed_empty"),
     "BDMAP_90000002": {"kidney": "present", "pancreas": "confirmed_empty"},
 }
+# A scan of an external test set, resampled from that of the first case.
+TEST_SCAN, TEST_SET = "panorama_100001_00001", "PANORAMA"
 MODEL = {
     "organ": "liver",
     "model_id": "ab" * 8,
@@ -82,11 +88,9 @@ def make_release(work: Path, target: Path, *, cases: tuple[str, ...] = tuple(CAS
         tasks = [Task(case_id, {}, inputs[case_id]) for case_id in cases]
         run_shard(step, tasks, release, step.folder / "s0000.tsv")
         folders = finished_folders([step.folder / "s0000.tsv"])
-    tables = _tables(inputs)
-    sources = [
-        read_source(ROOT / f"resources/sources/{source}.yaml")
-        for source in sorted({source for source, _, _ in CASES.values()})
-    ]
+    names = sorted({"panorama", *(source for source, _, _ in CASES.values())})
+    sources = [read_source(ROOT / f"resources/sources/{name}.yaml") for name in names]
+    tables = _tables(inputs, sources)
     build_release(
         target,
         version="2.0",
@@ -157,11 +161,18 @@ def _instances(organ: str, state: str) -> tuple[np.ndarray, dict[int, str]]:
     return labels, kinds
 
 
-def _tables(inputs: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def _tables(
+    inputs: dict[str, dict[str, Any]], sources: Sequence[Source]
+) -> dict[str, list[dict[str, Any]]]:
     scans = [_scan(case_id, *facts) for case_id, facts in CASES.items()]
-    copy = _scan("BDMAP_90000001", "private", "MILLER_JOHN_B", "internal")
-    scans.append(copy | {"kept": False, "shard": None})
+    copy = {"kept": False, "shard": None, "voxel_sha256": f"{7:064x}", "relation": "crop"}
+    scans.append(_scan("BDMAP_90000001", "private", "MILLER_JOHN_B", "internal") | copy)
+    scans[-1]["repairs"] = ["spacing_from_copy: 1 mm -> 2 mm (private_MILLER_JOHN)"]
+    scans.append(_scan("BDMAP_00000001", "panorama", "100001_00001", "CC BY-NC-SA 4.0") | copy)
+    scans[-1] |= {"voxel_sha256": f"{8:064x}", "relation": "resample", "case_id": None}
+    scans[-1] |= {"role": "test_only", "reserved": TEST_SET}
     excluded = [
+        (TEST_SCAN, "deduplicate_scans", "TEST_SET", "belongs to a test set"),
         ("private_MILLER_JOHN_B", "deduplicate_scans", "DUPLICATE", "equal to private_MILLER_JOHN"),
         ("private/smith/x.png", "list_scans", "NOT_UNDERSTOOD", "files in /mnt/private/smith"),
         ("lits/bad.nii", "list_scans", "GZIP_CRC", "/data/in/lits/bad.nii: broken"),
@@ -173,7 +184,21 @@ def _tables(inputs: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]
         if case_id not in inputs
     ]
     keys = ("id", "rule", "code", "reason")
-    groups = [{"case_id": case_id, "group": case_id} for case_id in inputs]
+    groups = [
+        {"case_id": c, "group": c, "reserved": TEST_SET if c == "BDMAP_00000001" else ""}
+        for c in inputs
+    ]
+    splits = split_cases(groups, seed=1, test_fraction=0.2, validation_fraction=0.2, folds=2)
+    relations = _relations()
+    excluded = [
+        dict(zip(keys, row, strict=True)) | {"evidence": "", "remedy": ""} for row in excluded
+    ]
+    listed = [scan | {"labels": [{"paths": scan["label_paths"]}]} for scan in scans]
+    listings = {
+        source.id: {"scans": [s for s in listed if s["source"] == source.id], "excluded": []}
+        for source in sources
+    }
+    linked = [scan | {"links": []} for scan in scans]
     reviews = [
         {"event_id": "f" * 64, "case_id": "BDMAP_90000001", "organ": "liver", "role": "senior",
          "reviewer_id": "r01", "decision": "sign_off", "seconds": 4.0, "comment": "Mr Miller"},
@@ -183,15 +208,39 @@ def _tables(inputs: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]
     ]  # fmt: skip
     return {
         "scans": scans,
+        "relations": relations,
+        "repairs": _repairs(),
+        "sources": source_status(sources, listings, scans, excluded),
+        **audit_tables(audit_leakage(linked, relations, splits, scans)),
         "masks": [mask for case in inputs.values() for mask in case["merged_row"]["masks"]],
         "tumors": [row for case_id, case in inputs.items() for row in _tumors(case_id, case)],
         "candidates": [],
         "reviews": reviews,
-        "splits": split_cases(groups, seed=1, test_fraction=0.2, validation_fraction=0.2, folds=2),
-        "excluded": [
-            dict(zip(keys, row, strict=True)) | {"evidence": "", "remedy": ""} for row in excluded
-        ],
+        "splits": splits,
+        "excluded": excluded,
     }
+
+
+def _relations() -> list[dict[str, Any]]:
+    rows = [
+        ("kits23_case_00030", "private_MILLER_JOHN", "none", None, "no voxels are equal"),
+        ("lits_12", TEST_SCAN, "resample", None, "noise correlates by 0.9"),
+        ("private_MILLER_JOHN", "private_MILLER_JOHN_B", "crop", "private_MILLER_JOHN",
+         "private_MILLER_JOHN holds all 900 voxels"),
+    ]  # fmt: skip
+    names = ("scan_a", "scan_b", "relation", "outer", "evidence")
+    facts = {"found_by": ["anchors"], "shared": 9, "offset_hu": 0.0}
+    return [dict(zip(names, row, strict=True)) | facts for row in rows]
+
+
+def _repairs() -> list[dict[str, Any]]:
+    rows = [
+        ("private_MILLER_JOHN_B", "fingerprint_scans", "spacing_from_copy", "1 mm",
+         "2 mm (private_MILLER_JOHN)"),
+        ("private_MILLER_JOHN/liver", "harmonize_scans", "mask_header", "LPS",
+         "RAS, as in /mnt/private/MILLER_JOHN/ct.nii.gz"),
+    ]  # fmt: skip
+    return [dict(zip(SCHEMAS["repairs"].names, row, strict=True)) for row in rows]
 
 
 def _scan(case_id: str, source: str, name: str, licence: str) -> dict[str, Any]:
@@ -202,11 +251,20 @@ def _scan(case_id: str, source: str, name: str, licence: str) -> dict[str, Any]:
         "patient_key": f"{source}/{name}",
         "image_path": f"/mnt/{source}/{name}/ct.nii.gz",
         "label_paths": [f"/mnt/{source}/{name}/masks/liver.nii.gz"],
+        # Of an internal source no file's name is listed.
+        "source_file": "" if licence == "internal" else f"{name}/ct.nii.gz",
+        "file_sha256": f"{int(case_id[-8:]) + 1:064x}",
         "voxel_sha256": f"{int(case_id[-8:]):064x}",
         "shape": list(GRID.shape),
         "spacing_mm": list(GRID.spacing_mm),
         "slices": GRID.shape[0],
         "licence": licence,
+        "role": "pool",
+        "reserved": "",
+        "repairs": [],
+        "warnings": [],
+        "duplicate_group": f"g{int(case_id[-8:]):016x}",
+        "relation": "same",
         "kept": True,
         "case_id": case_id,
         "shard": "s0000",

@@ -11,6 +11,7 @@ import yaml
 
 from tumoratlas.core.config import check_config, missing_sources
 from tumoratlas.core.errors import ConfigError
+from tumoratlas.ingest.sources import read_source
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "resources/schemas/config.schema.yaml"
@@ -106,12 +107,15 @@ def test_every_key_has_a_comment_above_it() -> None:
 
 
 def test_every_source_has_its_description() -> None:
-    """The schema, the precedence and the folder name the same sources."""
+    """The schema and the folder name the same sources; the precedence those of the pool."""
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     known = schema["properties"]["sources"]["items"]["properties"]["id"]["enum"]
     files = sorted(path.stem for path in (ROOT / "resources/sources").glob("*.yaml"))
     assert sorted(known) == files
-    assert sorted(DEFAULTS["ingest"]["precedence"]) == files
+    roles = {name: read_source(ROOT / f"resources/sources/{name}.yaml").role for name in files}
+    pool = [name for name in files if roles[name] == "pool"]
+    assert len(pool) < len(files)
+    assert sorted(DEFAULTS["ingest"]["precedence"]) == pool
     assert {source["id"] for source in DEFAULTS["sources"]} <= set(files)
 
 

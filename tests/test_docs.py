@@ -32,11 +32,13 @@ README = TEXT[ROOT / "README.md"]
 TABLE_PAGES = {
     "scans": "ingest", "candidates": "candidates", "reviews": "review", "masks": "review",
     "tumors": "measure", "splits": "release", "crosswalk": "release", "excluded": "release",
+    "relations": "ingest", "repairs": "release", "sources": "release", "leakage": "release",
+    "test_scans": "release", "source_overlaps": "release",
 }  # fmt: skip
 CALLS = {
     "InputError", "GeometryError", "ConfigError", "ReviewError", "ReleaseError",
     "TumorAtlasError", "error", "_error", "mask_error", "refuse", "refusal", "warning", "report",
-    "_row",
+    "_row", "_leave", "_refusal", "_side_row",
 }  # fmt: skip
 
 
@@ -105,6 +107,8 @@ def codes() -> set[str]:
             elif isinstance(node, ast.Dict):
                 keys = [getattr(key, "value", None) for key in node.keys]
                 parts = [v for k, v in zip(keys, node.values, strict=True) if k == "code"]
+                # ``{"same": ("DUPLICATE", ...)}``
+                parts += [v.elts[0] for v in node.values if isinstance(v, ast.Tuple) and v.elts]
             elif isinstance(node, ast.Assign):
                 # ``code, reason = "UNEXPECTED", ...``
                 names = [getattr(n, "id", "") for t in node.targets for n in ast.walk(t)]

@@ -13,6 +13,7 @@ from tumoratlas.images.ct import check_ct, to_hu
 from tumoratlas.images.grid import Grid, to_canonical
 from tumoratlas.images.nifti import read_nifti
 from tumoratlas.images.resample import resample_image, resample_labels
+from tumoratlas.images.statistics import measure_volume, slice_axis
 
 RANDOM = np.random.default_rng(7)
 
@@ -228,7 +229,10 @@ def phantom(dtype: type = np.int16) -> tuple[np.ndarray, Grid]:
 
 
 def found(array: np.ndarray, grid: Grid, min_slices: int = 30) -> list[str]:
-    return [f.code for f in check_ct(array, grid, Path("ct.nii.gz"), min_slices=min_slices)]
+    path = Path("ct.nii.gz")
+    statistics = measure_volume(to_hu(array, path), slice_axis(grid))
+    findings = check_ct(statistics, path, stored_dtype=array.dtype, min_slices=min_slices)
+    return [finding.code for finding in findings]
 
 
 def test_good_ct_has_no_findings() -> None:
@@ -245,11 +249,10 @@ def test_odd_ct_is_recorded() -> None:
     assert found(array.astype(np.float32), grid) == ["FLOAT_CT"]
     assert found(array.clip(-160, 240), grid) == ["NO_AIR"]
     assert found(array[:10], Grid.of((10, 32, 32), grid.affine)) == ["FEW_SLICES"]
-    longer = np.concatenate([array, array[-6:]])
-    assert found(longer, Grid.of(longer.shape, grid.affine)) == ["REPEATED_SLICES"]
-    assert found(*to_canonical(longer, Grid.of(longer.shape, grid.affine), "IPL")) == [
-        "REPEATED_SLICES"
-    ]
+    again = np.concatenate([array[:20], array[18:]])
+    longer = Grid.of(again.shape, grid.affine)
+    assert found(again, longer) == ["REPEATED_SLICES"]
+    assert found(*to_canonical(again, longer, "IPL")) == ["REPEATED_SLICES"]
     blank = array.copy()
     blank[:5] = -1000
     assert found(blank, grid) == []
@@ -271,6 +274,11 @@ def test_what_is_no_ct_is_refused() -> None:
         with pytest.raises(InputError) as caught:
             found(bad, grid)
         assert caught.value.code == code
+    longer = np.concatenate([array, array[-6:]])
+    for orientation in ("RAS", "IPL"):
+        appended = to_canonical(longer, Grid.of(longer.shape, grid.affine), orientation)
+        with pytest.raises(InputError, match="APPENDED_SLICES"):
+            found(*appended)
     for bad in (blobs(array.shape, 4), (array - 40.0) / 400, (array.clip(-160, 240) + 160) / 400):
         with pytest.raises(InputError, match="NOT_CT"):
             found(bad, grid)

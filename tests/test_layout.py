@@ -125,7 +125,7 @@ def test_rule_names_are_verb_noun() -> None:
         "list", "fingerprint", "deduplicate", "assign", "harmonize", "prepare", "train",
         "register", "predict", "choose", "propose", "export", "check", "merge", "measure",
         "count", "split", "build", "verify", "report", "evaluate", "synthesize", "import",
-        "compare", "write", "collect",
+        "compare", "write", "collect", "fetch", "match", "confirm",
     }  # fmt: skip
     assert {rule.name.split("_")[0] for rule in RULES} <= verbs
     assert all("_" in rule.name for rule in RULES)

@@ -281,7 +281,7 @@ def test_orientation_policy(tmp_path: Path) -> None:
     shifted = read(tmp_path, packed(content(qform=affine(r0c3=55.0))))
     assert codes(shifted) == ["FORMS_DIFFER"] and shifted.grid.affine[0, 3] == -20
     tilt = read(tmp_path, packed(content(sform=affine(r1c2=0.3))))
-    assert codes(tilt) == ["SFORM_SHEARED"] and tilt.grid.affine[1, 2] == 0
+    assert codes(tilt) == ["SFORM_SHEARED", "READERS_DIFFER"] and tilt.grid.affine[1, 2] == 0
     nearly = read(tmp_path, packed(content(sform=affine(r1c2=1e-5))))
     assert codes(nearly) == []
     lost = read(tmp_path, packed(content(sform=np.eye(4), qform=np.eye(4))))

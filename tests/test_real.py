@@ -15,10 +15,19 @@ import pytest
 
 from tests.phantoms.demo import ROOT, run_targets
 from tests.phantoms.reviewer import REVIEWER, write_roster
-from tests.real_sources import CONFIG, PRIVATE, sign_off, write_real_sources
+from tests.real_sources import (
+    CONFIG,
+    PRIVATE,
+    private_case,
+    sign_off,
+    write_key,
+    write_real_sources,
+)
 from tumoratlas.images.grid import Grid, to_canonical
 from tumoratlas.images.nifti import read_nifti
-from tumoratlas.ingest.readers import LabelMask, ScanVolume, read_labels
+from tumoratlas.ingest.fingerprint import FINGERPRINT, read_fingerprint
+from tumoratlas.ingest.labels import LabelMask, read_labels
+from tumoratlas.ingest.readers import ScanVolume
 from tumoratlas.measure.counts import controls
 from tumoratlas.measure.instances import label_instances, measure_instances
 from tumoratlas.release.verify import verify_release
@@ -64,6 +73,7 @@ def run(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     config = folder / "config.yaml"
     config.write_text(CONFIG)
     write_roster(folder / "records")
+    write_key(folder / "records")
     run_targets(ROOT, folder, config, ["packets"], "packets of real scans", None)
     scans = pd.read_parquet(folder / "results/tables/scans.parquet")
     donor = scans[scans.source == "chaos"].iloc[0].case_id
@@ -86,6 +96,21 @@ def test_the_release_keeps_every_promise(run: Run) -> None:
     assert (verification.cases, verification.tumors) == (4, 11)
     assert run.tables["excluded"].empty
     assert (run.folder / "results/report/release.html").stat().st_size > 0
+
+
+def test_every_scan_has_a_fingerprint_and_none_is_a_copy(run: Run) -> None:
+    """Anchors enough to find any crop; four people without a common voxel or test set."""
+    folder = run.folder / "results/ingest/fingerprint_scans"
+    prints = {path.parent.name: read_fingerprint(path) for path in folder.glob(f"*/{FINGERPRINT}")}
+    scans = pd.read_parquet(run.folder / "results/tables/scans.parquet").set_index("scan_id")
+    assert set(prints) == set(scans.index) and len(scans) == 4
+    for scan_id, found in prints.items():
+        assert list(found.shape) == list(scans["shape"][scan_id])
+        assert len(found.anchors) >= 200 and len(found.slices) == found.shape[0]
+        assert not len(scans.repairs[scan_id]) and scans.duplicate_group.nunique() == 4
+    assert set(run.tables["relations"].relation) <= {"none"}
+    leakage = run.tables["leakage"]
+    assert len(leakage) == 4 and not leakage.is_leak.any() and not leakage.test_set.any()
 
 
 def test_lits_becomes_one_case_with_its_eleven_tumors(run: Run, reference: pd.DataFrame) -> None:
@@ -160,7 +185,7 @@ def test_the_donors_liver_is_not_turned_over(run: Run) -> None:
 def test_private_series_are_released_without_their_names(
     run: Run, name: str, spacing_mm: tuple[float, ...], slices: int
 ) -> None:
-    scan = run.scan("private", name)
+    scan = run.scan("private", private_case(name))
     np.testing.assert_allclose(scan.spacing_mm, spacing_mm, atol=5e-4)
     assert scan.kept and scan.slices == slices
     assert run.states(scan.case_id) == dict.fromkeys(ORGANS, "unknown")
@@ -174,7 +199,7 @@ def test_private_series_are_released_without_their_names(
         assert public.source_case == scan.case_id
     assert run.tables["scans"].set_index("case_id").licence[scan.case_id] == "internal"
     # CRLM-CT-1004 is the PatientID of the first series.
-    hidden = (name, scan.patient_key, "CRLM-CT-1004", str(run.folder))
+    hidden = (name, private_case(name), scan.patient_key, "CRLM-CT-1004", str(run.folder))
     for path in filter(Path.is_file, run.release.rglob("*")):
         is_text = path.suffix in (".csv", ".json", ".md")
         shown = f"{path.relative_to(run.release)} {path.read_text() if is_text else ''}"
@@ -214,11 +239,11 @@ def test_kits_labels_keep_their_tumors_when_turned(
 def _read_as_kits(path: Path, stored: np.ndarray, grid: Grid) -> tuple[dict[str, LabelMask], Grid]:
     """Read a label map as the source kits23 does, beside an image of air on its grid."""
     air, canonical = to_canonical(np.full(stored.shape, -1000, np.int16), grid)
-    volume = ScanVolume(air, canonical, grid.orientation, "", {}, ())
+    volume = ScanVolume(air, canonical, grid, "", {}, ())
     values = {"1": ["kidney"], "2": ["kidney", "kidney_tumor"], "3": ["kidney", "kidney_cyst"]}
-    label = {"format": "nifti", "paths": [str(path)], "values": values}
-    masks, excluded = read_labels(
-        {"scan_id": "kits23_real", "labels": [label]}, volume, max_voxels=10**9
-    )
+    facts = {"format": "nifti", "partial": False, "header": "own", "licence": ""}
+    label = facts | {"paths": [str(path)], "values": values}
+    scan = {"scan_id": "kits23_real", "labels": [label], "repairs": []}
+    masks, excluded = read_labels(scan, volume, max_voxels=10**9)
     assert excluded == []
     return {mask.name: mask for mask in masks}, canonical

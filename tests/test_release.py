@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.small_release import CASES, GRID, make_release, relist
+from tests.small_release import CASES, GRID, TEST_SCAN, TEST_SET, make_release, relist
 from tumoratlas.core.errors import ReleaseError
 from tumoratlas.core.files import sha256_file
 from tumoratlas.core.tables import read_rows_of, write_csv
@@ -100,6 +100,44 @@ def test_nothing_private_and_no_path_is_left(whole):
     excluded = {row["id"]: row["reason"] for row in read_rows_of(whole / "tables/excluded.parquet")}
     assert excluded["lits_13"] == "equal to private_BDMAP_90000001, kept"
     assert excluded["lits/bad.nii"] == "bad.nii: broken"
+
+
+def test_internal_scans_are_renamed_in_every_table(whole):
+    """Relations, repairs, leakage and overlaps name them by case id, as the table of scans does."""
+    tables = {name: read_rows_of(whole / f"tables/{name}.parquet") for name in ORDER}
+    case, copy_ = "private_BDMAP_90000001", "private_BDMAP_90000001_2"
+    relations = {(row["scan_a"], row["scan_b"]): row for row in tables["relations"]}
+    assert relations.keys() == {
+        ("kits23_case_00030", case), ("lits_12", TEST_SCAN), (case, copy_),
+    }  # fmt: skip
+    assert relations[case, copy_]["outer"] == case
+    assert relations[case, copy_]["evidence"] == f"{case} holds all 900 voxels"
+    repairs = {row["id"]: row["after"] for row in tables["repairs"]}
+    assert repairs == {copy_: f"2 mm ({case})", f"{case}/liver": "RAS, as in ct.nii.gz"}
+    scans = {row["scan_id"]: row for row in tables["scans"]}
+    assert scans[copy_]["repairs"] == [f"spacing_from_copy: 1 mm -> 2 mm ({case})"]
+    assert scans[case]["source_file"] == scans[copy_]["source_file"] == ""
+    assert scans.keys() >= {name for pair in relations for name in pair}
+    # What is left out tells of the same names.
+    assert copy_ in {row["id"] for row in tables["excluded"]}
+    assert {row["scan_id"] for row in tables["crosswalk"]} == scans.keys() - {TEST_SCAN}
+
+
+def test_every_case_says_which_test_set_it_touches(whole):
+    """A resampled copy reserves its case; a refuted pair reserves nothing."""
+    tables = {name: read_rows_of(whole / f"tables/{name}.parquet") for name in ORDER}
+    touched = {row["case_id"]: row["test_set"] for row in tables["leakage"]}
+    assert touched == dict.fromkeys(CASES, "") | {"BDMAP_00000001": TEST_SET}
+    assert not [row for row in tables["leakage"] if row["is_leak"]]
+    places = {(row["scheme"], row["split"]) for row in tables["splits"] if touched[row["case_id"]]}
+    assert places == {("iid", "reserved"), ("fold", "reserved")}
+    (row,) = tables["test_scans"]
+    assert (row["test_scan_id"], row["case_id"]) == (TEST_SCAN, "BDMAP_00000001")
+    assert row["relation"] == "resample" and row["path"]
+    overlaps = {(row["source"], row["other"]) for row in tables["source_overlaps"]}
+    assert {("lits", "panorama"), ("panorama", "lits"), ("private", "private")} <= overlaps
+    found = {row["source"]: row["found"] for row in tables["sources"]}
+    assert (found["private"], found["panorama"], found["lits"]) == (2, 1, 1)
 
 
 def test_a_private_name_in_another_text_stops_the_release(whole):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tumoratlas.core.errors import ConfigError, ReleaseError
-from tumoratlas.release.splits import SCHEMES, split_cases
+from tumoratlas.release.splits import RESERVED, SCHEMES, split_cases
 
 OPTIONS = {"seed": 7, "test_fraction": 0.1, "validation_fraction": 0.2, "folds": 5}
 
@@ -19,8 +19,11 @@ cases_of_groups = st.dictionaries(
 )
 
 
-def as_cases(groups):
-    return [{"case_id": case_id, "group": group} for case_id, group in groups.items()]
+def as_cases(groups, reserved=()):
+    return [
+        {"case_id": case_id, "group": group, "reserved": "LiTS test" if case_id in reserved else ""}
+        for case_id, group in groups.items()
+    ]
 
 
 @settings(deadline=None, max_examples=60)
@@ -45,8 +48,22 @@ def test_a_case_that_comes_or_goes_moves_no_other(groups, data):
     assert split_cases(shuffled, **OPTIONS) == [r for r in before if r["case_id"] != gone]
 
 
+@settings(deadline=None, max_examples=60)
+@given(cases_of_groups, st.data())
+def test_one_case_reserves_its_group_in_every_scheme_and_moves_no_other(groups, data):
+    touched = set(data.draw(st.lists(st.sampled_from(sorted(groups)), max_size=4)))
+    before = split_cases(as_cases(groups), **OPTIONS)
+    rows = split_cases(as_cases(groups, touched), **OPTIONS)
+    reserved = {groups[case_id] for case_id in touched}
+    for row, free in zip(rows, before, strict=True):
+        if row["group"] in reserved:
+            assert row == free | {"split": RESERVED}
+        else:
+            assert row == free
+
+
 def test_shares_hold_on_average_and_follow_the_seed():
-    cases = [{"case_id": f"BDMAP_{n:08d}", "group": str(n)} for n in range(5000)]
+    cases = as_cases({f"BDMAP_{n:08d}": str(n) for n in range(5000)})
     rows = split_cases(cases, **OPTIONS)
     share = {
         split: sum(row["split"] == split for row in rows) / len(cases)
@@ -59,7 +76,7 @@ def test_shares_hold_on_average_and_follow_the_seed():
 
 
 def test_growing_the_test_set_only_adds_to_it():
-    cases = [{"case_id": f"BDMAP_{n:08d}", "group": str(n)} for n in range(300)]
+    cases = as_cases({f"BDMAP_{n:08d}": str(n) for n in range(300)})
 
     def test_set(fraction):
         rows = split_cases(cases, **OPTIONS | {"test_fraction": fraction})
@@ -71,6 +88,6 @@ def test_growing_the_test_set_only_adds_to_it():
 def test_wrong_input_is_told():
     with pytest.raises(ConfigError, match="SPLIT_FRACTIONS"):
         split_cases([], **OPTIONS | {"test_fraction": 0.9})
-    twice = [{"case_id": "BDMAP_00000001", "group": group} for group in "ab"]
+    twice = [case for group in "ab" for case in as_cases({"BDMAP_00000001": group})]
     with pytest.raises(ReleaseError, match="SPLIT_CASES"):
         split_cases(twice, **OPTIONS)

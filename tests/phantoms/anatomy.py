@@ -2,86 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tests.phantoms.patients import Lesion, Patient
+from tests.phantoms.atlas import (
+    CONTRAST_HU,
+    HEPATIC_VESSEL,
+    HU,
+    PHASE_HU,
+    SHAPES,
+    Ellipsoid,
+    Shape,
+)
+from tests.phantoms.cast import Lesion, Patient
 from tumoratlas.images.grid import Grid
 
-# The atlas frame: RAS millimetres around the middle of the field of view, which spans
-# ATLAS_MM along (x, y, z). A patient with another field of view scales or crops it.
-ATLAS_MM = (144.0, 120.0, 108.0)
-
-
-@dataclass(frozen=True)
-class Ellipsoid:
-    """Centre and semi-axes (x, y, z) in atlas mm."""
-
-    centre: tuple[float, float, float]
-    semi: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Tube:
-    """A round tube of ``radius`` along straight pieces between ``points``, in atlas mm."""
-
-    points: tuple[tuple[float, float, float], ...]
-    radius: float
-
-
-Shape = Ellipsoid | Tube
-
-# Where shapes meet, the one named first keeps the voxel. `spine` is no structure of the release.
-SHAPES: dict[str, Shape] = {
-    "spine": Tube(((0, -41, -90), (0, -41, 90)), 12),
-    "aorta": Tube(((-7, -23, -34), (-7, -23, 90)), 5),
-    "postcava": Tube(((9, -22, -34), (9, -22, 90)), 5),
-    "esophagus": Tube(((-5, -7, 10), (-5, -7, 90)), 11),
-    "kidney_right": Ellipsoid((35, -22, -24), (15.5, 15.5, 20)),
-    "kidney_left": Ellipsoid((-38, -20, -14), (15.5, 15.5, 20)),
-    "pancreas": Ellipsoid((-11, 4, -6), (28, 13, 12)),
-    "colon": Tube(((44, 8, -70), (44, 24, -26), (0, 31, -22), (-44, 24, -26), (-44, 4, -70)), 10.5),
-    "uterus": Ellipsoid((0, -1, -39), (21, 15, 15)),
-    "prostate": Ellipsoid((0, -2, -44), (13, 10, 8)),
-    "rectum": Tube(((0, -22, -70), (0, -22, -40)), 6),
-    "gall_bladder": Ellipsoid((24, 28, -7), (7, 7, 7)),
-    "adrenal_gland_right": Ellipsoid((20, -25, 0), (5, 5, 6)),
-    "adrenal_gland_left": Ellipsoid((-20, -25, 8), (5, 5, 6)),
-    "portal_vein_and_splenic_vein": Tube(((-32, -8, 9), (-4, -4, 9), (16, 0, 10)), 3.5),
-    "celiac_trunk": Tube(((-7, -20, 2), (-7, -10, 2)), 3.5),
-    "liver": Ellipsoid((31, 5, 19), (30, 36, 34)),
-    "stomach": Ellipsoid((-27, 20, 24), (20, 18, 20)),
-    "spleen": Ellipsoid((-48, -12, 22), (11, 17, 18)),
-    "duodenum": Ellipsoid((22, 4, -18), (8, 9, 10)),
-    "intestine": Ellipsoid((0, 32, -45), (26, 9, 9)),
-    "bladder": Ellipsoid((0, 16, -50), (15, 8, 7)),
-    "lung_right": Ellipsoid((34, 0, 60), (27, 36, 15)),
-    "lung_left": Ellipsoid((-34, 0, 60), (25, 36, 15)),
-    "femur_right": Ellipsoid((46, -14, -54), (9, 9, 11)),
-    "femur_left": Ellipsoid((-46, -14, -54), (9, 9, 11)),
-}
-# Drawn inside the liver and belonging to both masks, as in the parent release.
-HEPATIC_VESSEL = Tube(((8, -4, 26), (22, 2, 24), (32, 14, 16)), 3.5)
-
-HU = {
-    "air": -1000, "fat": -105, "muscle": 55, "inside": -85, "spine": 320, "aorta": 190,
-    "postcava": 160, "esophagus": 45, "kidney_right": 180, "kidney_left": 180, "pancreas": 100,
-    "colon": 40, "uterus": 85, "prostate": 60, "rectum": 30, "gall_bladder": 10,
-    "adrenal_gland_right": 75, "adrenal_gland_left": 75, "portal_vein_and_splenic_vein": 165,
-    "celiac_trunk": 190, "liver": 110, "stomach": 25, "spleen": 125, "duodenum": 35,
-    "intestine": 30, "bladder": 5, "lung_right": -850, "lung_left": -850, "femur_right": 420,
-    "femur_left": 420, "hepatic_vessel": 150,
-}  # fmt: skip
-# What a lesion adds to its organ; solid tumors differ by 65 to 75 HU.
-CONTRAST_HU = {
-    ("liver", "tumor"): -70, ("pancreas", "tumor"): -65, ("kidney", "tumor"): -75,
-    ("colon", "tumor"): 70, ("esophagus", "tumor"): 70, ("uterus", "tumor"): 70,
-    ("kidney", "cyst"): -172,
-}  # fmt: skip
+Box = tuple[tuple[int, int, int], tuple[int, int, int]]
 NOISE_HU = 9.0
+# Voxels around the structure that a window is cut to.
+WINDOW_MARGIN = 5
 BLUR_VOXELS = (0.2, 0.4, 0.4)  # along (z, y, x)
 # A ball's voxels hold its volume this well, so that the grid moves none to another size class.
 VOLUME_TOLERANCE = 0.08
@@ -100,7 +42,7 @@ class Phantom:
     instances
         uint16 (z, y, x): 1-based position in ``lesions``, or 0.
     lesions
-        The patient's lesions, in the order of its table.
+        The patient's lesions in the field of view, in the order of its table.
     """
 
     patient: Patient
@@ -130,18 +72,64 @@ def draw(patient: Patient, seed: int) -> Phantom:
         If the lesions of the table do not fit into their organs.
     """
     grid = patient.grid()
-    rng = np.random.default_rng([seed, patient.number])
+    rng = np.random.default_rng([seed, patient.anatomy])
     points = _warped(_atlas_points(grid, patient.field_scale), rng)
-    masks, hu = _organs(points, patient, rng)
+    table = {name: hu + PHASE_HU.get(name, 0) for name, hu in HU.items()}
+    table = table if patient.phase_of else HU
+    masks, hu = _organs(points, patient, table, rng)
     instances = _place(patient.lesions, masks, grid, rng)
     for number, lesion in enumerate(patient.lesions, 1):
-        base = HU[lesion.structure]
+        base = table[lesion.structure]
         hu[instances == number] = base + CONTRAST_HU[lesion.organ, lesion.kind]
     hu = ndimage.gaussian_filter(hu, BLUR_VOXELS)
+    if patient.phase_of:
+        rng = np.random.default_rng([seed, patient.number])
     noise = ndimage.gaussian_filter(rng.standard_normal(grid.shape, dtype=np.float32), 0.6)
     hu += noise * np.float32(NOISE_HU / noise.std())
     image = np.clip(np.rint(hu), -1000, 1000).astype(np.int16)
-    return Phantom(patient, grid, image, masks, instances, patient.lesions)
+    phantom = Phantom(patient, grid, image, masks, instances, patient.lesions)
+    return _windowed(phantom) if patient.window else phantom
+
+
+def box_of(mask: NDArray[np.bool_]) -> Box:
+    """Return the first voxel and the one past the last (z, y, x) of a mask."""
+    found = np.argwhere(mask)
+    return tuple(int(n) for n in found.min(axis=0)), tuple(int(n) + 1 for n in found.max(axis=0))
+
+
+def crop(phantom: Phantom, box: Box) -> Phantom:
+    """Return what lies in a box, at its place; lesions keep their numbers."""
+    first, end = box
+    part = tuple(slice(a, b) for a, b in zip(first, end, strict=True))
+    affine = phantom.grid.affine
+    affine[:3, 3] = (affine @ [*first[::-1], 1])[:3]
+    image = phantom.image[part]
+    return replace(
+        phantom,
+        grid=Grid.of(image.shape, affine),
+        image=image,
+        masks={name: mask[part] for name, mask in phantom.masks.items()},
+        instances=phantom.instances[part],
+    )
+
+
+def _windowed(phantom: Phantom) -> Phantom:
+    """Return the field of view around the patient's window, with the lesions inside it."""
+    first, end = box_of(phantom.masks[phantom.patient.window])
+    box = (
+        tuple(max(0, n - WINDOW_MARGIN) for n in first),
+        tuple(min(n + WINDOW_MARGIN, s) for n, s in zip(end, phantom.grid.shape, strict=True)),
+    )
+    part = crop(phantom, box)
+    voxels = np.bincount(phantom.instances.ravel(), minlength=len(phantom.lesions) + 1)
+    inside = np.bincount(part.instances.ravel(), minlength=len(phantom.lesions) + 1)
+    if ((inside > 0) & (inside < voxels))[1:].any():
+        raise ValueError(f"the window of {phantom.patient.name} cuts a lesion")
+    kept = [n for n in range(1, len(voxels)) if inside[n]]
+    renumber = np.zeros(len(voxels), np.uint16)
+    renumber[kept] = np.arange(1, len(kept) + 1)
+    lesions = tuple(phantom.lesions[n - 1] for n in kept)
+    return replace(part, instances=renumber[part.instances], lesions=lesions)
 
 
 def _atlas_points(grid: Grid, scale: tuple[float, float, float]) -> tuple[NDArray[np.float32], ...]:
@@ -191,15 +179,18 @@ def _inside(
 
 
 def _organs(
-    points: tuple[NDArray[np.float32], ...], patient: Patient, rng: np.random.Generator
+    points: tuple[NDArray[np.float32], ...],
+    patient: Patient,
+    table: dict[str, int],
+    rng: np.random.Generator,
 ) -> tuple[dict[str, NDArray[np.bool_]], NDArray[np.float32]]:
     """Return the mask of every structure and the noise-free HU (z, y, x) without lesions."""
     x, y, _ = points
-    hu = np.full(x.shape, HU["air"], dtype=np.float32)
+    hu = np.full(x.shape, table["air"], dtype=np.float32)
     # Skin to fat, fat to muscle, muscle to the cavity: ellipses around the atlas axis.
     for tissue, a, b in (("fat", 69, 57), ("muscle", 66, 54), ("inside", 63, 51)):
         cavity = (x / np.float32(a)) ** 2 + (y / np.float32(b)) ** 2 < 1
-        hu[cavity] = HU[tissue]
+        hu[cavity] = table[tissue]
     free = cavity.copy()
     masks = {}
     for name, shape in SHAPES.items():
@@ -210,9 +201,9 @@ def _organs(
         mask = _inside(points, shape, shift, size) & free
         free &= ~mask
         masks[name] = mask
-        hu[mask] = HU[name]
+        hu[mask] = table[name]
     vessel = _inside(points, HEPATIC_VESSEL, np.zeros(3), 1.0) & masks["liver"]
-    hu[vessel] = HU["hepatic_vessel"]
+    hu[vessel] = table["hepatic_vessel"]
     del masks["spine"]
     return {**masks, "hepatic_vessel": vessel}, hu
 

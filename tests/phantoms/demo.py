@@ -16,9 +16,12 @@ import pandas as pd
 
 from tests.phantoms import write_phantoms
 from tests.phantoms.reviewer import answer, write_roster
+from tests.phantoms.told import differences, summary
 from tumoratlas.report.release import release_summary
 
 SILENT_S = 30  # between two lines of progress in a log file
+# No secret: phantoms have no privacy. Real scans need a key of their own.
+DEMO_KEY = "5eed" * 16
 ROOT = Path(__file__).resolve().parents[2]
 _STEPS = re.compile(r"(\d+) of (\d+) steps")
 _RULE = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w+):")
@@ -50,6 +53,7 @@ def run_demo(
             (scratch / name).rename(folder / name)
         scratch.rmdir()
     write_roster(folder / "records")
+    _write_key(folder / "records/pseudonym.key")
     returns = folder / "records/returns/phantoms"
     if not (returns / "decisions.csv").exists():
         for target, title in _TARGETS:
@@ -113,6 +117,13 @@ def _show(text: str, start: float) -> None:
     print(f"{before}[{time.monotonic() - start:4.0f} s] {text}", end=after, flush=True)
 
 
+def _write_key(path: Path) -> None:
+    """Write the key of the pseudonyms, always the same: the demo's results are, too."""
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(DEMO_KEY + "\n", encoding="ascii")
+
+
 def _say(text: str) -> None:
     print(f"[  ...] {text}", flush=True)
 
@@ -130,9 +141,12 @@ def main() -> None:
     folder = arguments.folder.resolve()
     config = ROOT / "tests/phantoms" / ("micro.yaml" if arguments.micro else "demo.yaml")
     run_demo(folder, config, micro=arguments.micro)
-    print(f"\n{_summary(folder)}\n")
+    if wrong := differences(folder, folder / "results/tables", bytes.fromhex(DEMO_KEY)):
+        raise SystemExit("\n".join(["what was told is not what was planted:", *wrong]))
+    print(f"\n{_summary(folder)}\n\n{summary(folder)}\n")
     print(f"release  {folder / 'results/release/2.0'}")
-    print(f"report   {folder / 'results/report/release.html'}")
+    for name in ("release", "sources", "leakage"):
+        print(f"report   {folder / 'results/report' / name}.html")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import slicerio
 
-from tests.phantoms.truth import scans, truth_mask, tumors
+from tests.phantoms.truth import listed_case, scans, truth_mask, tumors
+from tumoratlas.ingest.pseudonyms import read_key
 
 REVIEWER = "R01"
 GOOD_DICE = 0.9
@@ -35,7 +36,7 @@ def answer(packets: Path, truth: Path, scans_table: Path, returns: Path) -> int:
     packets
         ``results/review/packets``.
     truth
-        Folder with the phantoms' ``truth/``.
+        Folder with the phantoms' ``truth/``, and ``records/pseudonym.key`` if there is one.
     scans_table
         ``results/tables/scans.parquet``, for the patient behind a case id.
     returns
@@ -63,7 +64,13 @@ def answer(packets: Path, truth: Path, scans_table: Path, returns: Path) -> int:
 
 
 def _patients(truth: Path, scans_table: Path) -> dict[str, str]:
-    known = scans(truth).set_index(["source", "source_case"])["patient"]
+    """Return the patient behind each case; internal sources show pseudonyms."""
+    path = truth / "records/pseudonym.key"
+    key = read_key(path) if path.exists() else None
+    known = {
+        (row.source, listed_case(row.source, row.source_case, key)): row.patient
+        for row in scans(truth).itertuples()
+    }
     found = pd.read_parquet(scans_table).dropna(subset=["case_id"])
     return {
         row.case_id: known[row.source, row.source_case] for row in found.itertuples() if row.kept

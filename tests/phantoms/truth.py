@@ -1,8 +1,12 @@
-"""The truth of the phantoms: every tumor and scan, written and read."""
+"""The truth of the phantoms: every tumor and scan, written and read.
+
+`tests.phantoms.expectations` writes what the pipeline must find and tell.
+"""
 
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -11,7 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tests.phantoms.anatomy import Phantom
+from tests.phantoms.expectations import View
+from tumoratlas.ingest.pseudonyms import pseudonym
 
+INTERNAL = ("jhh", "private")
 CLASS_EDGES_MM = (("tiny", 5.0), ("small", 10.0), ("medium", 20.0), ("large", np.inf))
 
 
@@ -30,11 +37,54 @@ def scans(folder: Path) -> pd.DataFrame:
     """Return one row per scan in the sources; shape and spacing are the true RAS ones.
 
     Columns: source, source_case, patient, sex, shape_{z,y,x}, spacing_{x,y,z}_mm, annotated
-    (organs, ``;`` between), defect, expected (kept, duplicate, excluded), expected_code.
+    (organs, ``;`` between), defect, expected (kept, duplicate, excluded, test_only),
+    expected_code.
     """
     return pd.read_csv(
         folder / "truth" / "scans.csv", dtype={"source_case": str}, keep_default_na=False
     )
+
+
+def relations(folder: Path) -> pd.DataFrame:
+    """Return one row per pair of readable scans that share a patient, in no special order.
+
+    Columns: source_a, source_case_a, source_b, source_case_b, relation: ``same`` (equal field of
+    view), ``crop`` (one lies inside the other), ``overlap`` (both have voxels of their own),
+    ``resample`` (one was resampled from the other's scan), ``same_patient`` (other voxels).
+    """
+    return _read(folder, "relations.csv")
+
+
+def reports(folder: Path) -> pd.DataFrame:
+    """Return every defect that must be told; nothing else may be.
+
+    Columns: source; source_case (or the path of a file that is no scan, below the source's
+    folder); where (excluded, warning, repair, excluded_mask, leak); code (of the row or warning,
+    name of the repair or of the test set); detail (the mask).
+    """
+    return _read(folder, "reports.csv")
+
+
+def leaks(folder: Path) -> pd.DataFrame:
+    """Return one row per kept scan and test set that it touches: source, source_case, test_set."""
+    return _read(folder, "leaks.csv")
+
+
+def found(folder: Path) -> pd.DataFrame:
+    """Return the number of scans that the listing finds: source, scans."""
+    return _read(folder, "found.csv")
+
+
+def listed_case(source: str, case: str, key: bytes | None) -> str:
+    """Return the name under which the pipeline knows a case: internal ones have a pseudonym."""
+    if source not in INTERNAL or key is None:
+        return case
+    name, series = re.fullmatch(r"(.+?)(_s\d+|_files)?", case).groups()
+    return pseudonym(key, name) + (series or "")
+
+
+def _read(folder: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(folder / "truth" / name, dtype=str, keep_default_na=False)
 
 
 def truth_mask(folder: Path, patient: str) -> tuple[NDArray[np.uint16], NDArray[np.float64]]:
@@ -43,7 +93,7 @@ def truth_mask(folder: Path, patient: str) -> tuple[NDArray[np.uint16], NDArray[
     return np.asarray(image.dataobj).transpose(2, 1, 0), image.affine
 
 
-def write_truth(folder: Path, phantoms: list[Phantom]) -> None:
+def write_truth(folder: Path, phantoms: list[Phantom], views: list[View]) -> None:
     """Write ``tumors.csv``, ``scans.csv`` and the instance maps below ``folder``."""
     (folder / "masks").mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, object]] = []
@@ -60,7 +110,7 @@ def write_truth(folder: Path, phantoms: list[Phantom]) -> None:
         path.write_bytes(gzip.compress(image.to_bytes(), 4, mtime=0))
     # 10 digits: enough to be exact in use, few enough to be the same on every machine.
     pd.DataFrame(rows).to_csv(folder / "tumors.csv", index=False, float_format="%.10g")
-    scan_rows = [row for phantom in phantoms for row in _scan_rows(phantom)]
+    scan_rows = [_scan_row(view) for view in views]
     pd.DataFrame(scan_rows).to_csv(folder / "scans.csv", index=False, float_format="%.10g")
 
 
@@ -71,7 +121,8 @@ def size_class(radius_mm: float) -> str:
 
 def _tumor_rows(phantom: Phantom, first: int) -> list[dict[str, object]]:
     patient = phantom.patient
-    annotated = {organ for scan in patient.scans for organ in scan.annotated}
+    used = [scan for scan in patient.scans if scan.expected in ("kept", "duplicate")]
+    annotated = {organ for scan in used for organ in scan.annotated}
     rows = []
     for number, lesion in enumerate(phantom.lesions, 1):
         indices = np.argwhere(phantom.instances == number)
@@ -90,16 +141,13 @@ def _tumor_rows(phantom: Phantom, first: int) -> list[dict[str, object]]:
     return rows
 
 
-def _scan_rows(phantom: Phantom) -> list[dict[str, object]]:
-    grid, patient = phantom.grid, phantom.patient
-    return [
-        {
-            "source": scan.source, "source_case": scan.case, "patient": patient.name,
-            "sex": patient.sex,
-            **{f"shape_{a}": n for a, n in zip("zyx", grid.shape, strict=True)},
-            **{f"spacing_{a}_mm": s for a, s in zip("xyz", grid.spacing_mm, strict=True)},
-            "annotated": ";".join(scan.annotated), "defect": scan.defect,
-            "expected": scan.expected, "expected_code": scan.expected_code,
-        }
-        for scan in patient.scans
-    ]  # fmt: skip
+def _scan_row(view: View) -> dict[str, object]:
+    scan, patient = view.scan, view.phantom.patient
+    return {
+        "source": scan.source, "source_case": scan.case, "patient": patient.name,
+        "sex": patient.sex,
+        **{f"shape_{a}": n for a, n in zip("zyx", view.grid.shape, strict=True)},
+        **{f"spacing_{a}_mm": s for a, s in zip("xyz", view.grid.spacing_mm, strict=True)},
+        "annotated": ";".join(scan.annotated), "defect": scan.defect,
+        "expected": scan.expected, "expected_code": scan.expected_code,
+    }  # fmt: skip

@@ -115,8 +115,10 @@ def choose_organ_threshold(
         row = read_record(folder)["row"]
         if row["organ"] != organ or len(row["folds"]) == len(model.folds):
             continue
-        stored = read_levels(folder / LEVELS)
         case = harmonized_folders[row["case_id"]]
+        if organ not in read_record(case)["row"]["annotated"]:
+            continue  # another scan of a patient in the training set
+        stored = read_levels(folder / LEVELS)
         lesions, _ = read_array(case / f"model_lesions_{organ}.b2nd")
         voxel_volume_mm3 = stored.grid.voxel_volume_mm3
         counted = froc_counts(

@@ -28,6 +28,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "patient_key": _TEXT,
             "image_path": _TEXT,
             "label_paths": _TEXTS,
+            "source_file": _TEXT,
             "file_sha256": _TEXT,
             "voxel_sha256": _TEXT,
             "shape": pa.list_(_INT, 3),
@@ -43,11 +44,29 @@ SCHEMAS: dict[str, pa.Schema] = {
             "age": _TEXT,
             "manufacturer": _TEXT,
             "licence": _TEXT,
+            "role": _TEXT,
+            "reserved": _TEXT,
+            "repairs": _TEXTS,
             "warnings": _TEXTS,
             "duplicate_group": _TEXT,
+            "relation": _TEXT,
             "kept": _BOOL,
             "case_id": _TEXT,
             "shard": _TEXT,
+        }
+    ),
+    "relations": pa.schema(
+        {
+            "scan_a": _TEXT,
+            "scan_b": _TEXT,
+            "relation": _TEXT,
+            "outer": _TEXT,
+            "found_by": _TEXTS,
+            "shared": _INT,
+            "equal_share": _FLOAT,
+            "correlation": _FLOAT,
+            "offset_hu": _FLOAT,
+            "evidence": _TEXT,
         }
     ),
     "excluded": pa.schema(
@@ -58,6 +77,75 @@ SCHEMAS: dict[str, pa.Schema] = {
             "reason": _TEXT,
             "evidence": _TEXT,
             "remedy": _TEXT,
+        }
+    ),
+    "repairs": pa.schema(
+        {"id": _TEXT, "rule": _TEXT, "name": _TEXT, "before": _TEXT, "after": _TEXT}
+    ),
+    "sources": pa.schema(
+        {
+            "source": _TEXT,
+            "name": _TEXT,
+            "kind": _TEXT,
+            "licence": _TEXT,
+            "licence_verified": _BOOL,
+            "found": _INT,
+            "expected_paper": _INT,
+            "difference_paper": _INT,
+            "expected_official": _INT,
+            "difference_official": _INT,
+            "reserved": _INT,
+            "expected_reserved": _INT,
+            "difference_reserved": _INT,
+            "claimed": _INT,
+            "read": _INT,
+            "kept": _INT,
+            "in_cases": _INT,
+            "unlabelled": _INT,
+            "excluded": _TEXT,
+            "copies_of": _TEXT,
+            "repaired": _TEXT,
+            "warned": _TEXT,
+            "missing": _TEXT,
+        }
+    ),
+    "leakage": pa.schema(
+        {
+            "case_id": _TEXT,
+            "split": _TEXT,
+            "test_set": _TEXT,
+            "test_scan_id": _TEXT,
+            "relation": _TEXT,
+            "path": _TEXT,
+            "evidence": _TEXT,
+            "is_leak": _BOOL,
+            "leaks_in": _TEXT,
+        }
+    ),
+    "test_scans": pa.schema(
+        {
+            "test_set": _TEXT,
+            "test_scan_id": _TEXT,
+            "relation": _TEXT,
+            "pool_scan_id": _TEXT,
+            "case_id": _TEXT,
+            "split": _TEXT,
+            "path": _TEXT,
+            "evidence": _TEXT,
+            "cases_touched": _INT,
+        }
+    ),
+    "source_overlaps": pa.schema(
+        {
+            "source": _TEXT,
+            "other": _TEXT,
+            "scans": _INT,
+            "same": _INT,
+            "crop": _INT,
+            "resample": _INT,
+            "overlap": _INT,
+            "chain": _INT,
+            "patient": _INT,
         }
     ),
     "candidates": pa.schema(
@@ -148,7 +236,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             "scan_id": _TEXT,
             "source": _TEXT,
             "source_case": _TEXT,
-            "image_path": _TEXT,
+            "source_file": _TEXT,
+            "relation": _TEXT,
             "file_sha256": _TEXT,
             "voxel_sha256": _TEXT,
             "kept": _BOOL,

@@ -1,6 +1,7 @@
 """A kept scan becomes a case: release image, model image, organs and source lesions."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumoratlas.core.errors import InputError
-from tumoratlas.core.structures import structure_bit, tumor_structures
+from tumoratlas.core.structures import structure_bit, structures, tumor_structures
 from tumoratlas.images.arrays import write_array
 from tumoratlas.images.nifti import write_nifti
 from tumoratlas.images.resample import resample_image, resample_labels
-from tumoratlas.ingest.fingerprint import Turn, voxel_sha256
-from tumoratlas.ingest.readers import LabelMask, ScanVolume, read_labels, read_scan
+from tumoratlas.ingest.alignment import Alignment
+from tumoratlas.ingest.labels import LabelMask, read_labels
+from tumoratlas.ingest.readers import ScanVolume, read_scan
 
 TUMOR, CYST = 1, 2
+POOLED = "pooled_tumor"
+# Labels of a resampled copy agree with others up to their surface at best.
+SAME_RESAMPLED_DICE = 0.9
+# Below this lies no tissue: padding outside the field of view, which would bleed into the model
+# image at the edge of the field.
+LOWEST_HU = -1024
+
+_RULE = "harmonize_scans"
 
 
 def harmonize_case(
@@ -39,33 +49,45 @@ def harmonize_case(
     case_id
         Id of the case.
     members
-        Listed scans of equal content, the kept one first, the others by precedence. Their
-        labels are carried onto the kept scan voxel by voxel, without resampling.
+        The kept scan first, then its copies by precedence, as
+        `tumoratlas.ingest.steps.case_members` returns them. The labels of a copy are carried
+        onto the kept scan through its alignment: voxel by voxel, or resampled where the copy
+        was.
     folder
         Empty folder to write into.
     model_spacing_mm, max_voxels, min_slices
         Configuration.
     """
-    kept = read_scan(members[0], max_voxels=max_voxels, min_slices=min_slices)
+    limits = {"max_voxels": max_voxels, "min_slices": min_slices}
+    kept = _read_member(members[0], limits)
     labels = _Labels(kept.hu.shape)
-    excluded = []
-    end = Turn.of(kept.hu)
+    excluded, repairs = [], []
     for scan in members:
-        volume = kept if scan is members[0] else _read_copy(scan, kept, max_voxels, min_slices)
-        start = end if volume is kept else Turn.of(volume.hu)
+        if not scan["labels"]:
+            continue
+        volume = kept if scan is members[0] else _read_member(scan, limits)
         masks, bad = read_labels(scan, volume, max_voxels=max_voxels)
         excluded += bad
-        keys = ("scan_id", "source", "licence", "tumor_free_means")
-        origin = {key: scan[key] for key in keys}
+        way = None if scan is members[0] else Alignment.from_json(scan["alignment"])
+        cut = _cut_names(masks, way, kept.hu.shape)
         for mask in masks:
-            carried = end.undo(start.apply(mask.voxels))
-            labels.add(LabelMask(mask.name, carried), origin)
-    labels.drop_unread()
+            repairs += [
+                {"id": f"{scan['scan_id']}/{mask.name}", "rule": _RULE, **asdict(repair)}
+                for repair in mask.repairs
+            ]
+            origin = _origin(scan, mask, way)
+            if mask.name == POOLED:
+                excluded += _pooled_row(mask, origin)
+            elif mask.name in cut:
+                excluded.append(_cut_row(mask, origin))
+            else:
+                voxels = way.carry(mask.voxels, kept.hu.shape)[0] if way else mask.voxels
+                labels.add(mask.name, voxels, origin)
     model_grid = kept.grid.with_spacing(model_spacing_mm)
     meta = {"grid": kept.grid.to_json()}
     model_meta = {"grid": model_grid.to_json()}
     write_nifti(folder / "ct.nii.gz", kept.hu, kept.grid)
-    model = resample_image(kept.hu, kept.grid, model_grid)
+    model = resample_image(np.maximum(kept.hu, np.int16(LOWEST_HU)), kept.grid, model_grid)
     write_array(folder / "model.b2nd", model, **model_meta)
     write_array(folder / "structures.b2nd", labels.planes, **meta)
     for organ, lesions in sorted(labels.lesions.items()):
@@ -80,22 +102,102 @@ def harmonize_case(
         "model_grid": model_grid.to_json(),
         "structures": labels.sources,
         "annotated": labels.annotations,
+        "repairs": repairs,
         "excluded_masks": [*excluded, *labels.conflicts],
     }
 
 
-def _read_copy(
-    scan: Mapping[str, Any], kept: ScanVolume, max_voxels: int, min_slices: int
-) -> ScanVolume:
-    volume = read_scan(scan, max_voxels=max_voxels, min_slices=min_slices)
-    if voxel_sha256(volume.hu) != voxel_sha256(kept.hu):
+def _read_member(scan: Mapping[str, Any], limits: Mapping[str, int]) -> ScanVolume:
+    volume = read_scan(scan, **limits)
+    if volume.sha256 != scan["file_sha256"]:
         raise InputError(
             "SCAN_CHANGED",
             scan["image_path"],
-            "the file changed since it was found to be a duplicate",
+            "the file changed since it was fingerprinted",
             remedy="Run again with `--forcerun list_scans`",
         )
     return volume
+
+
+def _origin(scan: Mapping[str, Any], mask: LabelMask, way: Alignment | None) -> dict[str, Any]:
+    keys = ("scan_id", "source", "tumor_free_means")
+    facts = {key: scan[key] for key in keys} | {"licence": mask.licence}
+    return facts | {"is_resampled": way is not None and not way.is_exact}
+
+
+def _cut_names(
+    masks: Sequence[LabelMask], way: Alignment | None, shape: tuple[int, ...]
+) -> set[str]:
+    """Return the masks that do not show all of their structure on the kept scan.
+
+    An organ's mask that ends where its copy does; and tumors of an organ that a copy of a part
+    of the kept scan does not show whole: what it found of them says nothing of the rest.
+    """
+    cut, whole, part = set(), set(), set()
+    for mask in masks if way else ():
+        # Carried here and again when it is added: all of them at once would not fit in memory.
+        voxels, inside = way.carry(mask.voxels, shape)
+        if not inside.all():
+            part.add(mask.name)
+        if mask.name in part and _is_cut(voxels, inside):
+            cut.add(mask.name)
+        elif voxels.any():
+            whole.add(mask.name)
+    for name in part - cut:
+        organ, _, kind = name.rpartition("_")
+        if kind in ("tumor", "cyst") and organ in tumor_structures():
+            own = {s.name for s in structures().values() if (s.kind, s.organ) == ("organ", organ)}
+            if own & cut or not own & whole:
+                cut.add(name)
+    return cut
+
+
+def _is_cut(voxels: NDArray[np.bool_], inside: NDArray[np.bool_]) -> bool:
+    """Return whether a mask ends where its copy does, and not where the structure does.
+
+    Parameters
+    ----------
+    voxels
+        The carried mask on the kept scan, bool (z, y, x).
+    inside
+        The voxels of the kept scan that the copy covers, bool (z, y, x): a box.
+    """
+    for axis in range(3):
+        covered = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
+        first, last = covered[0], covered[-1]
+        plane = np.moveaxis(voxels, axis, 0)
+        if first > 0 and plane[first].any():
+            return True
+        if last < len(plane) - 1 and plane[last].any():
+            return True
+    return False
+
+
+def _row(
+    mask: LabelMask, origin: Mapping[str, Any], code: str, reason: str, evidence: str, remedy: str
+) -> dict[str, str]:
+    row = {"id": f"{origin['scan_id']}/{mask.name}", "rule": _RULE, "code": code}
+    return row | {"reason": reason, "evidence": evidence, "remedy": remedy}
+
+
+def _cut_row(mask: LabelMask, origin: Mapping[str, Any]) -> dict[str, str]:
+    return _row(
+        mask, origin, "LABEL_CUT",
+        "the copy that this mask was drawn on does not show all of the organ",
+        "", "None needed; the structure stays unknown unless another copy shows all of it",
+    )  # fmt: skip
+
+
+def _pooled_row(mask: LabelMask, origin: Mapping[str, Any]) -> list[dict[str, str]]:
+    count = int(np.count_nonzero(mask.voxels))
+    if not count:
+        return []
+    row = _row(
+        mask, origin, "POOLED_TUMOR",
+        "tumors are labelled without saying of which organ, and not all of them",
+        f"{count} voxels", "None needed; tumor candidates and their review stand in for it",
+    )  # fmt: skip
+    return [row]
 
 
 class _Labels:
@@ -104,53 +206,61 @@ class _Labels:
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.planes = np.zeros(shape, np.uint32)
         self.lesions: dict[str, NDArray[np.uint8]] = {}
-        self.sources: dict[str, dict[str, str]] = {}
-        self.annotations: dict[str, dict[str, str]] = {}
+        self.sources: dict[str, dict[str, Any]] = {}
+        self.annotations: dict[str, dict[str, Any]] = {}
         self.conflicts: list[dict[str, str]] = []
 
-    def add(self, mask: LabelMask, origin: dict[str, str]) -> None:
-        organ, _, kind = mask.name.rpartition("_")
+    def add(self, name: str, voxels: NDArray[np.bool_], origin: dict[str, Any]) -> None:
+        """Take in a mask on the kept scan, bool (z, y, x)."""
+        organ, _, kind = name.rpartition("_")
         if kind in ("tumor", "cyst") and organ in tumor_structures():
-            self._add_lesion(mask, organ, TUMOR if kind == "tumor" else CYST, origin)
+            self._add_lesion(name, voxels, organ, TUMOR if kind == "tumor" else CYST, origin)
             return
-        bit = np.uint32(structure_bit(mask.name))
-        if mask.name in self.sources:
-            self._compare(mask, (self.planes & bit) != 0, self.sources[mask.name], origin)
+        bit = np.uint32(structure_bit(name))
+        if name in self.sources:
+            self._compare(name, voxels, (self.planes & bit) != 0, self.sources[name], origin)
             return
-        self.sources[mask.name] = origin
-        self.planes[mask.voxels] |= bit
+        self.sources[name] = origin
+        self.planes[voxels] |= bit
 
-    def _add_lesion(self, mask: LabelMask, organ: str, value: int, origin: dict[str, str]) -> None:
+    def _add_lesion(
+        self,
+        name: str,
+        voxels: NDArray[np.bool_],
+        organ: str,
+        value: int,
+        origin: dict[str, Any],
+    ) -> None:
+        if origin["tumor_free_means"] == "unknown" and not voxels.any():
+            return  # nobody says that a tumor was looked for
         first = self.annotations.setdefault(organ, origin)
         lesions = self.lesions.setdefault(organ, np.zeros(self.planes.shape, np.uint8))
         if first != origin:
-            self._compare(mask, lesions == value, first, origin)
+            self._compare(name, voxels, lesions == value, first, origin)
             return
-        lesions[mask.voxels & (lesions == 0)] = value
-
-    def drop_unread(self) -> None:
-        """Forget organs without a tumor whose source does not say that it looked for one."""
-        for organ, origin in list(self.annotations.items()):
-            if origin["tumor_free_means"] == "unknown" and not self.lesions[organ].any():
-                del self.annotations[organ], self.lesions[organ]
+        lesions[voxels & (lesions == 0)] = value
 
     def _compare(
         self,
-        mask: LabelMask,
+        name: str,
+        voxels: NDArray[np.bool_],
         present: NDArray[np.bool_],
-        first: dict[str, str],
-        second: dict[str, str],
+        first: dict[str, Any],
+        second: dict[str, Any],
     ) -> None:
         """Record where a second source says otherwise; its voxels change nothing."""
-        different = int(np.count_nonzero(present ^ mask.voxels))
-        if different:
+        different = int(np.count_nonzero(present ^ voxels))
+        either = int(np.count_nonzero(present)) + int(np.count_nonzero(voxels))
+        dice = 1 - different / max(1, either)
+        is_resampled = first["is_resampled"] or second["is_resampled"]
+        if different and not (is_resampled and dice >= SAME_RESAMPLED_DICE):
             self.conflicts.append(
                 {
-                    "id": f"{second['scan_id']}/{mask.name}",
-                    "rule": "harmonize_scans",
+                    "id": f"{second['scan_id']}/{name}",
+                    "rule": _RULE,
                     "code": "LABEL_CONFLICT",
-                    "reason": f"differs from the {mask.name} of {first['scan_id']}, which is kept",
-                    "evidence": f"{different} voxels",
+                    "reason": f"differs from the {name} of {first['scan_id']}, which is kept",
+                    "evidence": f"{different} voxels, Dice {dice:.4f}",
                     "remedy": "Look at both; `ingest.precedence` decides which source is kept",
                 }
             )

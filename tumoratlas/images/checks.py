@@ -49,6 +49,15 @@ class Finding:
     message: str
 
 
+@dataclass(frozen=True)
+class Repair:
+    """A named change to what was read, with texts of the state before and after."""
+
+    name: str
+    before: str
+    after: str
+
+
 _AGAIN = "Download the file again and compare its checksum with the source's"
 _EXPORT = "Convert the scan again from its DICOM files"
 
@@ -117,9 +126,15 @@ _ROWS: tuple[Check, ...] = (
           "Resample the scan to straight axes, or convert it with tilt correction"),
     Check("SFORM_SHEARED", "warn", "geometry", "the sform is sheared; the qform is used",
           "Check whether the scan was taken with a tilted gantry"),
+    Check("READERS_DIFFER", "warn", "geometry",
+          "nibabel or ITK places the volume elsewhere or refuses it",
+          "Use the images of the release, which all readers place alike"),
     Check("SPACING_SUSPECT", "warn", "geometry",
           "the spacing is 1 x 1 x 1 mm or outside 0.1 to 20 mm, as if it had been lost",
           "Compare with the source's DICOM files"),
+    Check("REPAIR_UNFIT", "refuse", "geometry",
+          "the spacing is neither the listed true one nor the false 1 x 1 x 1 mm",
+          "Compare the file, and the case's spacing in resources/sources, with the DICOM files"),
     Check("AXES_DIFFER", "refuse", "geometry", "the axes of the two grids are not parallel",
           "Bring both volumes to the same orientation first"),
     Check("DATA_NOT_FINITE", "refuse", "image", "voxels are NaN or infinite", _EXPORT),
@@ -138,6 +153,13 @@ _ROWS: tuple[Check, ...] = (
           "Check that the series is complete"),
     Check("REPEATED_SLICES", "warn", "image", "slices are repeated",
           "Check that the series was put together once"),
+    Check("APPENDED_SLICES", "refuse", "image",
+          "a block of slices at one end repeats others of the scan",
+          "Remove the repeated slices, from the labels too"),
+    Check("NAMED_SUSPECT", "warn", "image", "the source's description names the scan as suspect",
+          "Read the reason in resources/sources and look at the scan"),
+    Check("REPAIR_UNNEEDED", "warn", "image", "a listed repair was not needed and not made",
+          "None needed"),
     Check("NO_DICOM", "refuse", "series", "no DICOM image was found", "Check the folder's path"),
     Check("DICOM_UNREADABLE", "refuse", "series", "a DICOM file cannot be parsed", _AGAIN),
     Check("DICOM_UNDECODABLE", "refuse", "series", "the pixels of a slice cannot be decoded",
@@ -145,6 +167,10 @@ _ROWS: tuple[Check, ...] = (
     Check("DICOM_MULTIFRAME", "refuse", "series", "a file is not one gray-scale slice",
           "Export the series as single-slice CT images"),
     Check("NOT_CT_SERIES", "refuse", "series", "the modality is not CT", "Choose the CT series"),
+    Check("LOCALIZER", "refuse", "series", "the series is a localizer, not a volume",
+          "None: left out by design"),
+    Check("SECONDARY_CAPTURE", "refuse", "series", "the series is a screenshot or report",
+          "None: left out by design"),
     Check("OTHER_FILES", "warn", "series", "files that are no slices were passed over",
           "None needed"),
     Check("MIXED_SERIES", "refuse", "series", "the folder holds slices of several series",
@@ -155,6 +181,7 @@ _ROWS: tuple[Check, ...] = (
           "Check that the series is complete"),
     Check("DUPLICATE_POSITIONS", "refuse", "series", "slices share a position",
           "Keep one acquisition or phase per folder"),
+    Check("DUPLICATE_SLICES", "warn", "series", "copies of slices were passed over", "None needed"),
     Check("MISSING_SLICES", "refuse", "series", "slices are missing", "Download the series again"),
     Check("IRREGULAR_SLICES", "refuse", "series", "slices are unevenly spaced",
           "Resample the series to even slices"),
@@ -162,10 +189,15 @@ _ROWS: tuple[Check, ...] = (
           "None needed"),
     Check("GANTRY_TILT", "refuse", "series", "the slices are stacked askew",
           "Resample the scan to straight axes"),
+    Check("LOSSY", "warn", "series", "the pixels were compressed with loss", "None needed"),
+    Check("STORED_BITS", "warn", "series",
+          "values need more bits than the header states; all bits are used", "None needed"),
     Check("PNG_COUNT", "refuse", "series", "there is not one mask picture per slice",
           "Check that pictures and slices are of the same series"),
     Check("PNG_SHAPE", "refuse", "series", "a mask picture is not a gray image of the slice's size",
           "Check that pictures and slices are of the same series"),
+    Check("MASK_SERIES", "refuse", "series", "the mask slices do not fit the slices of the scan",
+          "Check that masks and scan are of the same series"),
 )
 # fmt: on
 CHECKS: dict[str, Check] = {check.code: check for check in _ROWS}

@@ -6,39 +6,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from tumoratlas.images.checks import Finding, refusal, warning
-from tumoratlas.images.grid import Grid
+from tumoratlas.images.statistics import PADDING_BELOW_HU, VolumeStatistics
 
 AIR_BELOW_HU = -200
-PADDING_BELOW_HU = -1024
-SOFT_TISSUE_HU = (-200, 300)
-OFFSET_HU = 1024
-# Lung and the air around the patient do not count when tissue is looked for.
-TISSUE_ABOVE_HU = -700
 LEAST_SOFT_TISSUE = 0.2
 LEAST_RANGE_HU = 300
-_SAMPLED_VOXELS = 2_000_000
+LEAST_APPENDED = 3
 
 
 def check_ct(
-    array: NDArray[Any], grid: Grid, path: Path, *, min_slices: int
+    statistics: VolumeStatistics, path: Path, *, stored_dtype: np.dtype[Any], min_slices: int
 ) -> tuple[Finding, ...]:
     """Check that voxels look like Hounsfield units of a whole scan.
 
-    Minimum, maximum and repeats are exact; shares are taken on every n-th voxel along each
-    axis, the same ones each time.
+    Minimum, maximum and repeats are exact; shares are those of a sample.
 
     Parameters
     ----------
-    array
-        Voxels (z, y, x), any real dtype.
-    grid
-        Their grid, which tells the axis of the slices.
+    statistics
+        `measure_volume` of the voxels as int16 HU (`to_hu`).
     path
         The file or folder to name.
+    stored_dtype
+        Type of the voxels before `to_hu`.
     min_slices
         Fewer axial slices than this are recorded.
 
@@ -49,36 +42,34 @@ def check_ct(
     Raises
     ------
     InputError
-        DATA_NOT_FINITE, CONSTANT, HU_RANGE, HU_OFFSET, NOT_CT.
+        CONSTANT, HU_OFFSET, NOT_CT, APPENDED_SLICES.
     """
-    low, high = array.min(), array.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise refusal("DATA_NOT_FINITE", path)
+    low, high = statistics.low, statistics.high
     if low == high:
         raise refusal("CONSTANT", path, f"all {low}")
     shown = f"values {low} to {high}"
-    if low < -32768 or high > 32767:
-        raise refusal("HU_RANGE", path, shown)
-    step = max(1, round((array.size / _SAMPLED_VOXELS) ** (1 / 3)))
-    sample = array[::step, ::step, ::step]
-    if low >= 0 and _soft_tissue(sample, OFFSET_HU) >= LEAST_SOFT_TISSUE:
+    if low >= 0 and statistics.soft_with_offset >= LEAST_SOFT_TISSUE:
         raise refusal("HU_OFFSET", path, shown)
-    soft = _soft_tissue(sample, 0)
-    if low >= 0 or high - low < LEAST_RANGE_HU or soft < LEAST_SOFT_TISSUE:
-        raise refusal("NOT_CT", path, f"{shown}, {soft:.0%} of the tissue is soft tissue")
+    if low >= 0 or high - low < LEAST_RANGE_HU or statistics.soft < LEAST_SOFT_TISSUE:
+        raise refusal(
+            "NOT_CT", path, f"{shown}, {statistics.soft:.0%} of the tissue is soft tissue"
+        )
+    appended = _appended(statistics.slices)
+    if appended:
+        raise refusal("APPENDED_SLICES", path, appended)
     findings = []
-    if array.dtype.kind == "f":
-        findings.append(warning("FLOAT_CT", str(array.dtype)))
+    if stored_dtype.kind == "f":
+        findings.append(warning("FLOAT_CT", str(stored_dtype)))
     if low < PADDING_BELOW_HU:
-        share = float((sample < PADDING_BELOW_HU).mean())
-        findings.append(warning("PADDING", f"minimum {low}, {share:.1%} of the voxels"))
+        message = f"minimum {low}, {statistics.padding:.1%} of the voxels"
+        findings.append(warning("PADDING", message))
     if low >= AIR_BELOW_HU:
         findings.append(warning("NO_AIR", shown))
-    slices = np.moveaxis(array, _slice_axis(grid), 0)
-    if len(slices) < min_slices:
-        findings.append(warning("FEW_SLICES", f"{len(slices)} of at least {min_slices}"))
-    repeats = _repeated(slices)
-    if repeats:
+    count = len(statistics.slices)
+    if count < min_slices:
+        findings.append(warning("FEW_SLICES", f"{count} of at least {min_slices}"))
+    repeats = np.flatnonzero(_repeats(statistics.slices))
+    if len(repeats):
         findings.append(warning("REPEATED_SLICES", f"{len(repeats)}, the first is {repeats[0]}"))
     return tuple(findings)
 
@@ -103,27 +94,22 @@ def to_hu(array: NDArray[Any], path: Path) -> NDArray[np.int16]:
     return array.astype(np.int16)
 
 
-def _soft_tissue(sample: NDArray[Any], offset_hu: int) -> float:
-    """Return the share of soft tissue among what is denser than lung."""
-    tissue = np.count_nonzero(sample > TISSUE_ABOVE_HU + offset_hu)
-    low, high = SOFT_TISSUE_HU
-    soft = np.count_nonzero((sample >= low + offset_hu) & (sample <= high + offset_hu))
-    return soft / max(1, tissue)
+def _repeats(slices: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return which slices equal an earlier one; blank slices, hash 0, never do."""
+    is_first = np.zeros(len(slices), bool)
+    is_first[np.unique(slices, return_index=True)[1]] = True
+    return ~is_first & (slices != 0)
 
 
-def _slice_axis(grid: Grid) -> int:
-    """Return the array axis (of z, y, x) that runs along the patient."""
-    codes = grid.orientation
-    return 2 - next(xyz for xyz in range(3) if codes[xyz] in "SI")
+def _appended(slices: NDArray[np.uint64]) -> str:
+    """Describe a block at one end whose slices all stand elsewhere in the scan too, or ``""``.
 
-
-def _repeated(slices: NDArray[Any]) -> list[int]:
-    """Return the indices of slices equal to an earlier one; blank slices do not count."""
-    seen: set[int] = set()
-    repeats = []
-    for index, part in enumerate(slices):
-        digest = xxhash.xxh3_64_intdigest(np.ascontiguousarray(part).data)
-        if digest in seen and part.min() != part.max():
-            repeats.append(index)
-        seen.add(digest)
-    return repeats
+    Blank slices neither count nor end the block.
+    """
+    for turned, end in ((slices, "last"), (slices[::-1], "first")):
+        filled = turned[turned != 0]
+        firsts = np.flatnonzero(~_repeats(filled))
+        count = len(filled) - 1 - firsts[-1] if len(firsts) else 0
+        if count >= LEAST_APPENDED:
+            return f"the {end} {count} of {len(slices)} slices repeat others"
+    return ""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from tumoratlas.images.checks import refusal
@@ -17,7 +18,8 @@ from tumoratlas.images.checks import refusal
 GZIP_MAGIC = b"\x1f\x8b"
 # The gzip trailer holds the size modulo 2**32, and libdeflate needs the true size.
 LARGEST_BYTES = 2**32 - 1
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16
+_SEARCHED = 1 << 13
 
 
 def read_bytes(path: Path, *, max_bytes: int) -> bytes:
@@ -72,21 +74,23 @@ def inflate_head(path: Path, data: bytes, size: int) -> bytes:
         GZIP_CORRUPT, GZIP_TRUNCATED.
     """
     stream = zlib.decompressobj(31)
+    head = b""
     try:
-        head = stream.decompress(data, size)
+        # In pieces, because zlib copies what it does not need.
+        for start in range(0, len(data), _CHUNK):
+            head += stream.decompress(data[start : start + _CHUNK], size - len(head))
+            if len(head) == size or stream.eof:
+                return head
     except zlib.error as error:
         raise refusal("GZIP_CORRUPT", path, str(error)) from error
-    if len(head) < size and not stream.eof:
-        raise refusal("GZIP_TRUNCATED", path, f"{len(data)} bytes on disk")
-    return head
+    raise refusal("GZIP_TRUNCATED", path, f"{len(data)} bytes on disk")
 
 
 def inflate(path: Path, data: bytes, size: int) -> NDArray[np.uint8]:
     """Inflate a gzip stream that must hold exactly ``size`` bytes, and check its CRC.
 
-    libdeflate verifies CRC and length of the first member, whose trailer is thus known; that
-    these eight bytes stand at the file's end and nowhere before shows that nothing follows.
-    No more than ``size`` bytes are ever allocated.
+    libdeflate verifies CRC and length of the first member and passes over what follows it;
+    nothing may follow. No more than ``size`` bytes are ever allocated.
 
     Raises
     ------
@@ -100,10 +104,52 @@ def inflate(path: Path, data: bytes, size: int) -> NDArray[np.uint8]:
         written = len(imagecodecs.gzip_decode(data, out=out))
     except imagecodecs.DeflateError:
         written = -1
-    trailer = imagecodecs.deflate_crc32(out).to_bytes(4, "little") + data[-4:]
-    if written != size or data.find(trailer) != len(data) - 8:
+    if written != size or not _ends_once(data, out):
         raise _diagnose(path, data, size)
     return out
+
+
+def _ends_once(data: bytes, out: NDArray[np.uint8]) -> bool:
+    """Return whether the first member, known to be whole, ends where the data does.
+
+    A member ends with its checksum and size. Where the size stands nowhere but at the very
+    end, nothing follows; elsewhere, by chance in one of a hundred files, the checksum tells.
+    """
+    stored = np.frombuffer(data, np.uint8)
+    size, end = stored[-4:], len(data) - 4
+    place = _find(stored, 0, size)
+    if place == end:
+        return True
+    checksum = imagecodecs.deflate_crc32(out).to_bytes(4, "little")
+    while place < end:
+        if data[place - 4 : place] == checksum:
+            return False
+        place = _find(stored, place + 1, size)
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _find(data: NDArray[np.uint8], start: int, four: NDArray[np.uint8]) -> int:
+    """Return the first place from ``start`` where these four bytes, known to occur, stand.
+
+    `bytes.find` takes four times as long, a tenth of the inflating.
+    """
+    a, b, c, d = four[0], four[1], four[2], four[3]
+    while not _holds(data[start : start + _SEARCHED + 3], a, b, c, d):
+        start += _SEARCHED
+    while data[start] != a or data[start + 1] != b or data[start + 2] != c or data[start + 3] != d:
+        start += 1
+    return start
+
+
+@njit(cache=True, nogil=True)
+def _holds(part: NDArray[np.uint8], a: np.uint8, b: np.uint8, c: np.uint8, d: np.uint8) -> bool:
+    """Return whether four bytes stand in a row; one flag for all keeps the loop vector code."""
+    found = np.uint8(0)
+    for i in range(len(part) - 3):
+        is_here = (part[i] == a) & (part[i + 1] == b) & (part[i + 2] == c) & (part[i + 3] == d)
+        found = np.uint8(found | np.uint8(is_here))
+    return found != 0
 
 
 def _diagnose(path: Path, data: bytes, size: int) -> Exception:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumoratlas.core.files import replacing, sha256_bytes
-from tumoratlas.images.checks import Finding, refusal, warning
+from tumoratlas.images.checks import Finding, Repair, refusal, warning
 from tumoratlas.images.grid import Grid
 from tumoratlas.images.inflate import (
     GZIP_MAGIC,
@@ -55,6 +55,8 @@ class NiftiFile:
         Hash of the file's bytes.
     findings
         Checks of level ``warn`` that found something.
+    repairs
+        What was put right in the place in space.
     """
 
     path: Path
@@ -62,6 +64,7 @@ class NiftiFile:
     grid: Grid
     sha256: str
     findings: tuple[Finding, ...]
+    repairs: tuple[Repair, ...]
 
 
 def read_nifti(path: Path, *, max_voxels: int) -> NiftiFile:
@@ -98,7 +101,7 @@ def read_nifti(path: Path, *, max_voxels: int) -> NiftiFile:
     if math.prod(shape) > max_voxels or size > LARGEST_BYTES:
         raise refusal("VOLUME_TOO_LARGE", path, f"claims {math.prod(shape)} voxels, {size} bytes")
     findings = _check_units(path, header)
-    grid, geometry_findings = header_grid(path, header, shape)
+    grid, geometry_findings, repairs = header_grid(path, header, shape)
     if is_gzip:
         raw = inflate(path, data, size)
     elif len(data) == size:
@@ -112,7 +115,8 @@ def read_nifti(path: Path, *, max_voxels: int) -> NiftiFile:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         count = int(array.size - np.isfinite(array).sum())
         raise refusal("DATA_NOT_FINITE", path, f"{count} voxels")
-    return NiftiFile(path, array, grid, sha256_bytes(data), (*findings, *geometry_findings))
+    findings = (*findings, *geometry_findings)
+    return NiftiFile(path, array, grid, sha256_bytes(data), findings, repairs)
 
 
 def write_nifti(path: Path, array: NDArray[Any], grid: Grid) -> str:

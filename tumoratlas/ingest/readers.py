@@ -1,5 +1,8 @@
-"""Read a listed scan and its labels, whatever format its source uses."""
+"""Read a listed scan, whatever format its source uses."""
 
+from __future__ import annotations
+
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,17 +11,56 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tumoratlas.core.errors import GeometryError, InputError, TumorAtlasError
-from tumoratlas.core.files import sha256_file, sha256_json
-from tumoratlas.images.checks import Finding
+from tumoratlas.images.checks import Finding, Repair, warning
 from tumoratlas.images.ct import check_ct, to_hu
-from tumoratlas.images.dicom import DicomSeries, read_png_stack, read_series
+from tumoratlas.images.dicom import DicomSeries, read_series
 from tumoratlas.images.grid import Grid, to_canonical
 from tumoratlas.images.nifti import read_nifti
-from tumoratlas.ingest.sources import known_label_names
+from tumoratlas.images.statistics import VolumeStatistics, measure_volume, slice_axis
+from tumoratlas.ingest.pseudonyms import pseudonym
+from tumoratlas.ingest.repairs import repair_scan
+from tumoratlas.ingest.tree import glob_regex
 
-SAME_GRID_VOXELS = 0.1
 OLDEST_YEARS = 90
+
+
+@dataclass(frozen=True)
+class StoredScan:
+    """A scan in the voxel order of its file, checked and repaired.
+
+    Attributes
+    ----------
+    hu
+        int16 (z, y, x), Hounsfield units.
+    grid
+        Its grid.
+    sha256
+        Hash of the image file, or over those of a series' slices in the order of z.
+    facts
+        Header facts (``sex, age, manufacturer, phase``), empty text where unknown; age in years,
+        ``90+`` from 90 on.
+    findings
+        What the checks of level ``warn`` found.
+    repairs
+        What was put right, in the order in which it was done.
+    series
+        The DICOM series, for label files that are paired with its files.
+    links
+        Pseudonyms of patient, study and frame of reference, which series of one patient share;
+        only with a key.
+    statistics
+        Of the repaired voxels.
+    """
+
+    hu: NDArray[np.int16]
+    grid: Grid
+    sha256: str
+    facts: Mapping[str, str]
+    findings: tuple[Finding, ...]
+    repairs: tuple[Repair, ...]
+    series: DicomSeries | None
+    links: tuple[str, ...]
+    statistics: VolumeStatistics
 
 
 @dataclass(frozen=True)
@@ -28,61 +70,115 @@ class ScanVolume:
     Attributes
     ----------
     hu
-        int16 (z, y, x), axes growing toward RAS+, Hounsfield units as stored.
+        int16 (z, y, x), axes growing toward RAS+, Hounsfield units.
     grid
         Its grid.
-    stored_orientation
-        Axis codes before turning.
-    sha256
-        Hash of the image file, or of a series' files in slice order.
-    facts
-        Header facts (``sex, age, manufacturer, phase``), empty text where unknown; age in years,
-        ``90+`` from 90 on.
-    findings
-        What the checks of level ``warn`` found.
-    series
-        The DICOM series, for label files that are paired with its files.
+    stored_grid
+        The grid in the voxel order of the file.
+    sha256, facts, findings, series, repairs
+        As in `StoredScan`.
     """
 
     hu: NDArray[np.int16]
     grid: Grid
-    stored_orientation: str
+    stored_grid: Grid
     sha256: str
     facts: Mapping[str, str]
     findings: tuple[Finding, ...]
     series: DicomSeries | None = None
+    repairs: tuple[Repair, ...] = ()
+
+    @property
+    def stored_orientation(self) -> str:
+        """Axis codes before turning."""
+        return self.stored_grid.orientation
 
 
-@dataclass(frozen=True)
-class LabelMask:
-    """The voxels of one structure on its scan's canonical grid, bool (z, y, x)."""
+def read_stored(
+    scan: Mapping[str, Any], *, max_voxels: int, min_slices: int, key: bytes | None = None
+) -> StoredScan:
+    """Read a scan found by `list_scans`, repaired as listed and checked; its axes stay.
 
-    name: str
-    voxels: NDArray[np.bool_]
-
-
-def read_scan(scan: Mapping[str, Any], *, max_voxels: int, min_slices: int) -> ScanVolume:
-    """Read a scan found by `list_scans`, checked and turned to RAS+.
+    Parameters
+    ----------
+    scan
+        The listed scan.
+    max_voxels
+        Largest volume to take in.
+    min_slices
+        Fewer axial slices are recorded.
+    key
+        Key of the pseudonyms in `StoredScan.links`; None for sources that are not internal.
 
     Raises
     ------
     InputError, GeometryError
-        Any refusal of `read_nifti`, `read_series` or `check_ct`.
+        Any refusal of `read_nifti`, `read_series`, `repair_scan` or `check_ct`.
     """
     path = Path(scan["image_path"])
+    facts: Mapping[str, Any] = {}
+    series, links = None, ()
     if scan["format"] == "dicom":
-        series = read_series(sorted(path.glob(scan["pattern"])), max_voxels=max_voxels)
-        array, grid, findings, facts = series.array, series.grid, series.findings, series.facts
-        digest = sha256_json([sha256_file(file) for file in series.files])
+        series = read_series(_series_files(scan, path), max_voxels=max_voxels)
+        volume, facts = series, series.facts
+        if key is not None:
+            links = tuple(sorted({pseudonym(key, text) for text in series.links.values() if text}))
     else:
-        series, facts = None, {}
         volume = read_nifti(path, max_voxels=max_voxels)
-        array, grid, findings, digest = volume.array, volume.grid, volume.findings, volume.sha256
-    findings = (*findings, *check_ct(array, grid, path, min_slices=min_slices))
-    hu, canonical = to_canonical(to_hu(array, path), grid)
+    hu, grid, repairs, unneeded = repair_scan(
+        scan["repairs"], to_hu(volume.array, path), volume.grid, path
+    )
+    statistics = measure_volume(hu, slice_axis(grid))
+    dtype = volume.array.dtype
+    suspects = tuple(warning("NAMED_SUSPECT", code) for code in scan["suspects"])
     wanted = {name: str(facts.get(name) or "") for name in ("sex", "manufacturer", "phase")}
     wanted["age"] = _age(facts.get("age_years"))
-    return ScanVolume(hu, canonical, grid.orientation, digest, wanted, findings, series)
+    return StoredScan(
+        hu,
+        grid,
+        volume.sha256,
+        wanted,
+        (
+            *volume.findings,
+            *unneeded,
+            *check_ct(statistics, path, stored_dtype=dtype, min_slices=min_slices),
+            *suspects,
+        ),
+        (*volume.repairs, *repairs),
+        series,
+        links,
+        statistics,
+    )
+
+
+def read_scan(scan: Mapping[str, Any], *, max_voxels: int, min_slices: int) -> ScanVolume:
+    """Read a scan found by `list_scans`, repaired as listed, checked and turned to RAS+.
+
+    Raises
+    ------
+    InputError, GeometryError
+        As `read_stored`.
+    """
+    stored = read_stored(scan, max_voxels=max_voxels, min_slices=min_slices)
+    hu, grid = to_canonical(stored.hu, stored.grid)
+    return ScanVolume(
+        hu,
+        grid,
+        stored.grid,
+        stored.sha256,
+        stored.facts,
+        stored.findings,
+        stored.series,
+        stored.repairs,
+    )
+
+
+def _series_files(scan: Mapping[str, Any], folder: Path) -> list[Path]:
+    if scan["files"]:
+        return [folder / name for name in scan["files"]]
+    pattern = re.compile(glob_regex(scan["pattern"]))
+    paths = (path for path in folder.iterdir() if pattern.fullmatch(path.name))
+    return sorted(path for path in paths if not path.name.startswith("._"))
 
 
 def _age(years: float | None) -> str:
@@ -90,99 +186,3 @@ def _age(years: float | None) -> str:
     if years is None:
         return ""
     return f"{years:g}" if years < OLDEST_YEARS else f"{OLDEST_YEARS}+"
-
-
-def read_labels(
-    scan: Mapping[str, Any], volume: ScanVolume, *, max_voxels: int
-) -> tuple[list[LabelMask], list[dict[str, str]]]:
-    """Read every label file of a scan onto the scan's canonical grid.
-
-    Returns
-    -------
-    The masks, one per structure and file, and an ``excluded`` row for each label file that
-    cannot be used: the scan stays, its structure stays unknown.
-    """
-    masks: list[LabelMask] = []
-    excluded: list[dict[str, str]] = []
-    for label in scan["labels"]:
-        paths = [Path(path) for path in label["paths"]]
-        for group in [paths] if label["format"] == "png_stack" else [[path] for path in paths]:
-            try:
-                masks += _read_label(label, group, volume, max_voxels)
-            except TumorAtlasError as error:
-                label_id = f"{scan['scan_id']}/{group[0].name}"
-                excluded.append(error.excluded_row(label_id, "harmonize_scans"))
-    return masks, excluded
-
-
-def _read_label(
-    label: Mapping[str, Any], paths: list[Path], volume: ScanVolume, max_voxels: int
-) -> list[LabelMask]:
-    path = paths[0]
-    if label["format"] == "png_stack":
-        stack = read_png_stack(paths, volume.series)
-        values, _ = to_canonical(stack, volume.series.grid)
-    else:
-        values = _on_grid_of(volume, path, max_voxels)
-    if label["format"] == "nifti_masks":
-        name = path.name.removesuffix(".gz").removesuffix(".nii")
-        if name not in known_label_names():
-            raise InputError(
-                "STRUCTURE_UNKNOWN",
-                path,
-                f"no structure is named {name}",
-                remedy="Rename the file after a row of resources/structures.csv or remove it",
-            )
-        meaning = {"1": [name]}
-    else:
-        meaning = label["values"]
-    return _split(values, meaning, path, is_binary=label["format"] == "png_stack")
-
-
-def _on_grid_of(volume: ScanVolume, path: Path, max_voxels: int) -> NDArray[Any]:
-    """Return a label file's voxels turned to RAS+, refused unless they lie on the scan's."""
-    file = read_nifti(path, max_voxels=max_voxels)
-    values, grid = to_canonical(file.array, file.grid)
-    distance_mm = grid.corner_distance_mm(volume.grid)
-    if distance_mm > SAME_GRID_VOXELS * min(volume.grid.spacing_mm):
-        raise GeometryError(
-            "LABEL_GRID",
-            path,
-            "the mask does not lie on its scan's grid",
-            evidence=f"shape {grid.shape} against {volume.grid.shape}, "
-            f"corners apart by {distance_mm:.2f} mm",
-            remedy="Export the mask again on the grid of its scan",
-        )
-    return values
-
-
-def _split(
-    values: NDArray[Any], meaning: Mapping[str, list[str]], path: Path, *, is_binary: bool
-) -> list[LabelMask]:
-    """Return one mask per structure of a label map; values without a meaning are refused.
-
-    The pictures of a binary stack hold 255 or 1, as their depth goes: any one value is it.
-    """
-    present = np.unique(values)
-    known = {float(value) for value in meaning} | {0.0}
-    stray = [float(v) for v in present if float(v) not in known]
-    if stray and not (is_binary and len(present) <= 2):
-        raise InputError(
-            "LABEL_VALUE",
-            path,
-            "the label map holds values without a meaning",
-            evidence=f"values {stray[:5]}, known {sorted(known)}",
-            remedy="Correct the file, or the value's meaning in resources/sources",
-        )
-    voxels: dict[str, NDArray[np.bool_]] = {}
-    for value, names in meaning.items():
-        chosen = values != 0 if is_binary else values == float(value)
-        for name in names:
-            voxels[name] = voxels[name] | chosen if name in voxels else chosen
-    return [LabelMask(name, mask) for name, mask in voxels.items()]
-
-
-def label_hashes(scan: Mapping[str, Any]) -> dict[str, str]:
-    """Return the SHA-256 of each label file of a scan, by path; a missing file gives ``""``."""
-    paths = [Path(path) for label in scan["labels"] for path in label["paths"]]
-    return {str(path): sha256_file(path) if path.is_file() else "" for path in paths}

@@ -1,13 +1,31 @@
-"""The sharded step of ingest."""
+"""The steps of ingest, from lists and manifests to functions on scans and rows."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tumoratlas.core.files import read_json, sha256_json
-from tumoratlas.core.runner import Step, Task, run_shard, shard_of
-from tumoratlas.ingest.fingerprint import fingerprint_scan
-from tumoratlas.ingest.readers import read_scan
+from tumoratlas.core.runner import Step, Task, finished_folders, read_record, run_shard, shard_of
+from tumoratlas.ingest.confirming import confirm_pair, same_from_turns
+from tumoratlas.ingest.dedupe import link_patients
+from tumoratlas.ingest.fingerprint import (
+    FINGERPRINT,
+    fingerprint_of,
+    read_fingerprint,
+    scan_row,
+    write_fingerprint,
+)
+from tumoratlas.ingest.listing import list_scans
+from tumoratlas.ingest.matching import match_scans
+from tumoratlas.ingest.pseudonyms import read_key
+from tumoratlas.ingest.readers import read_scan, read_stored
+from tumoratlas.ingest.sources import INTERNAL, read_source
+
+
+def list_source(description: Path, folder: Path, key_file: Path) -> dict[str, list[dict[str, Any]]]:
+    """List the scans of a source (`list_scans`); only internal ones need the key of pseudonyms."""
+    source = read_source(description)
+    return list_scans(source, folder, read_key(key_file) if source.licence == INTERNAL else None)
 
 
 def listed_scans(listings: Iterable[Path]) -> dict[str, dict[str, Any]]:
@@ -21,6 +39,7 @@ def fingerprint_scans(
     manifest: Path,
     listings: Iterable[Path],
     *,
+    key_file: Path,
     shards: int,
     max_voxels: int,
     min_slices: int,
@@ -31,9 +50,12 @@ def fingerprint_scans(
     read again.
     """
 
-    def work(task: Task, _folder: Path) -> dict[str, Any]:
-        volume = read_scan(task.data, max_voxels=max_voxels, min_slices=min_slices)
-        return fingerprint_scan(task.data, volume)
+    def work(task: Task, folder: Path) -> dict[str, Any]:
+        key = read_key(key_file) if task.data["licence"] == INTERNAL else None
+        scan = read_stored(task.data, max_voxels=max_voxels, min_slices=min_slices, key=key)
+        fingerprint = fingerprint_of(scan.hu, scan.grid, scan.statistics)
+        write_fingerprint(folder / FINGERPRINT, fingerprint)
+        return scan_row(task.data, scan)
 
     tasks = [
         Task(scan_id, {"listing": sha256_json(scan)}, scan)
@@ -43,50 +65,107 @@ def fingerprint_scans(
     run_shard(step, tasks, work, manifest)
 
 
+def match_fingerprints(manifests: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
+    """Return which scans are equal, and which pairs may be copies of one another.
+
+    Of scans with equal content one stands for all, so that a pair of contents is confirmed
+    once, however many copies there are.
+
+    Returns
+    -------
+    ``relations``: a row per scan whose content another one has; ``pairs``: candidates of
+    `tumoratlas.ingest.matching.match_scans`.
+    """
+    folders = finished_folders(manifests)
+    contents = {i: read_record(path)["row"]["voxel_sha256"] for i, path in folders.items()}
+    first: dict[str, str] = {}
+    for scan_id, content in sorted(contents.items()):
+        first.setdefault(content, scan_id)
+    prints = {i: read_fingerprint(folders[i] / FINGERPRINT) for i in first.values()}
+    relations = []
+    for scan_id, content in sorted(contents.items()):
+        if (stands := first[content]) != scan_id:
+            copy = read_fingerprint(folders[scan_id] / FINGERPRINT)
+            relations.append(same_from_turns(stands, prints[stands], scan_id, copy))
+    pairs = match_scans(prints, {scan_id: contents[scan_id] for scan_id in prints})
+    return {"relations": relations, "pairs": pairs}
+
+
+def confirm_pairs(
+    step: Step,
+    manifest: Path,
+    *,
+    pairs: Path,
+    listings: Iterable[Path],
+    fingerprinted: Iterable[Path],
+    shards: int,
+    max_voxels: int,
+    min_slices: int,
+) -> None:
+    """Compare the voxels of every candidate pair of the shard (see `run_shard`)."""
+    limits = {"max_voxels": max_voxels, "min_slices": min_slices}
+
+    def work(task: Task, _folder: Path) -> dict[str, Any]:
+        first, second = (read_scan(task.data[side], **limits) for side in "ab")
+        return confirm_pair(first.hu, second.hu, task.data["pair"])
+
+    scans = listed_scans(listings)
+    folders = finished_folders(fingerprinted)
+    tasks = []
+    for pair in read_json(Path(pairs))["pairs"]:
+        if shard_of(pair["pair_id"], shards) == step.shard:
+            inputs = {
+                pair[side]: read_record(folders[pair[side]])["row"]["file_sha256"] for side in "ab"
+            }
+            sides = {side: scans[pair[side]] for side in "ab"}
+            inputs["pair"] = sha256_json(pair)
+            inputs["listed"] = sha256_json([sides["a"]["repairs"], sides["b"]["repairs"]])
+            tasks.append(Task(pair["pair_id"], inputs, {"pair": pair, **sides}))
+    run_shard(step, tasks, work, manifest)
+
+
 def case_members(
-    scans: Sequence[Mapping[str, Any]], listed: Mapping[str, Mapping[str, Any]]
+    scans: Sequence[Mapping[str, Any]],
+    relations: Sequence[Mapping[str, Any]],
+    listed: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, dict[str, Any]]:
     """Return what later stages need of every case, by case id.
 
     Parameters
     ----------
     scans
-        Rows of `tumoratlas.ingest.dedupe.assign_cases`.
+        Rows of `tumoratlas.ingest.registry.assign_cases`, those without a case too.
+    relations
+        Confirmed relations.
     listed
         `listed_scans`.
 
     Returns
     -------
-    Per case ``shard``, ``group`` and ``members``: the listed scans of its group, the kept one
-    first and the others by precedence, each with ``content`` (hash of the image and label
-    files). Cases of one patient share a group, so that no split or fold tears a patient apart.
+    Per case ``shard``; ``group``, named after its first case, which cases of one patient share,
+    so that no split or fold tears a patient apart; ``reserved``, the test sets that the group
+    touches; ``members``: the listed scans of the case, the kept one first and the others by
+    precedence, each with ``file_sha256``, ``content`` (hash of the image and label files) and
+    ``alignment`` to the kept one.
     """
-    group_of = patient_groups([scan for scan in scans if scan["case_id"]])
+    patients = link_patients(scans, relations)
     cases: dict[str, dict[str, Any]] = {}
     for scan in sorted((s for s in scans if s["case_id"]), key=lambda s: s["rank"]):
-        case_id = scan["case_id"]
-        case = cases.setdefault(case_id, {"group": group_of[case_id], "members": []})
+        group, reserved = patients[scan["scan_id"]]
+        case = cases.setdefault(
+            scan["case_id"], {"group": group, "reserved": reserved, "members": []}
+        )
         if scan["kept"]:
             case["shard"] = scan["shard"]
-        content = sha256_json([scan["file_sha256"], scan["label_sha256"]])
-        case["members"].append({**listed[scan["scan_id"]], "content": content})
+        facts = {
+            "file_sha256": scan["file_sha256"],
+            "content": sha256_json([scan["file_sha256"], scan["label_sha256"]]),
+            "alignment": scan["alignment"],
+        }
+        case["members"].append({**listed[scan["scan_id"]], **facts})
+    names: dict[str, str] = {}
+    for case_id in sorted(cases):
+        names.setdefault(cases[case_id]["group"], case_id)
+    for case in cases.values():
+        case["group"] = names[case["group"]]
     return cases
-
-
-def patient_groups(scans: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the group of every case: cases linked by a shared patient, through any scan.
-
-    A group is named after its first case id.
-    """
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            name = parent[name]
-        return name
-
-    for scan in scans:
-        case, patient = root(scan["case_id"]), root(f"patient {scan['patient_key']}")
-        # Case ids sort before "patient ...", so that the smallest case id is the root.
-        parent[max(case, patient)] = min(case, patient)
-    return {name: root(name) for name in parent if not name.startswith("patient ")}

@@ -97,6 +97,7 @@ def build_release(
             sums[place] = facts["sha256"]
     released = released_tables(tables, cases)
     write_released(building / "tables", released)
+    named = {scan["source"] for scan in released["crosswalk"]}
     counts = write_counts(building / "counts", released["tumors"], released["masks"], rows)
     _write_json(building / "class_map.json", class_map_facts())
     _write_json(building / "definitions.json", {"version": version, **definitions})
@@ -111,7 +112,7 @@ def build_release(
             total=counts["tumors_by_source"].iloc[-1],
             classes=class_map(),
             tumor_structures=tumor_structures(),
-            sources=[s for s in sources if s.id in {scan["source"] for scan in released["scans"]}],
+            sources=[s for s in sources if s.id in named],
             **definitions,
         ),
     )

@@ -3,6 +3,9 @@
 A group's place is a hash of the seed, the scheme and the group's name. No case moves because
 another one came or went, and no group is torn, so that nothing leaks by construction. The price
 is that the shares hold only on average, and that no scheme is stratified.
+
+A group that touches a reserved or external test set is ``reserved`` in every scheme, so that no
+list to train or validate on can hold it. No other group moves because of it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,6 +14,7 @@ from tumoratlas.core.errors import ConfigError, ReleaseError
 from tumoratlas.core.files import sha256_json
 
 SCHEMES = ("iid", "fold")
+RESERVED = "reserved"
 _UNIT = 1 << 52  # bits of the hash that are used; exact as a float
 
 
@@ -27,14 +31,16 @@ def split_cases(
     Parameters
     ----------
     cases
-        ``case_id`` and ``group`` of each case; cases of one patient share a group.
+        ``case_id``, ``group`` and ``reserved`` of each case. Cases of one patient share a
+        group; ``reserved`` names the test sets that a case touches, joined by ``"; "``, or is
+        empty. One such case reserves its group.
     seed
         Another seed gives another split.
     test_fraction, validation_fraction
-        Expected share of groups in the ``test`` and ``validation`` sets of ``iid``; the rest is
-        ``train``.
+        Expected share of free groups in the ``test`` and ``validation`` sets of ``iid``; the
+        rest is ``train``.
     folds
-        Number of equal parts ``fold_0`` onwards of ``fold``, over all cases.
+        Number of equal parts ``fold_0`` onwards of ``fold``, over all free cases.
 
     Returns
     -------
@@ -55,7 +61,10 @@ def split_cases(
             remedy="Lower one of them",
         )
     groups: dict[str, str] = {}
+    reserved: set[str] = set()
     for case in cases:
+        if case["reserved"]:
+            reserved.add(case["group"])
         if groups.setdefault(case["case_id"], case["group"]) != case["group"]:
             raise ReleaseError(
                 "SPLIT_CASES",
@@ -67,7 +76,9 @@ def split_cases(
     for scheme in SCHEMES:
         for case_id, group in sorted(groups.items()):
             place = _place(seed, scheme, group)
-            if scheme == "fold":
+            if group in reserved:
+                split = RESERVED
+            elif scheme == "fold":
                 split = f"fold_{int(place * folds)}"
             elif place < test_fraction:
                 split = "test"

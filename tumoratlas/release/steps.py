@@ -15,10 +15,15 @@ from tumoratlas.core.runner import (
     read_rows,
     run_shard,
 )
+from tumoratlas.core.tables import read_rows_of
 from tumoratlas.release.cases import write_case
+from tumoratlas.release.phi import find_phi, refuse_phi
+from tumoratlas.release.phi_terms import private_terms
 
-# A scan left out by design says nothing about the health of a run.
-BY_DESIGN = ("DUPLICATE", "NOT_CT", "APPLE_DOUBLE", "NOT_UNDERSTOOD")
+# A scan left out by design says nothing about the health of a run; rows of these rules tell of
+# files that are no scans, and of pairs.
+BY_DESIGN = ("CASE_WITHDRAWN", "CROPPED_COPY", "DUPLICATE", "RESAMPLED_COPY", "TEST_SET")
+_NO_SCANS = ("list_scans", "confirm_pairs")
 
 
 def write_cases(step: Step, manifest: Path, *, harmonized: Path, merged: Path) -> None:
@@ -52,7 +57,8 @@ def list_excluded(
     Parameters
     ----------
     listings, reports
-        JSON files with a list ``excluded``: of list_scans, deduplicate_scans, check_review.
+        JSON files with a list ``excluded``: of list_scans, deduplicate_scans, assign_cases,
+        check_review.
     manifests
         Manifests of the sharded rules; harmonize_scans also leaves out single masks.
     """
@@ -61,6 +67,34 @@ def list_excluded(
     for row in read_rows(manifests):
         rows += row.get("excluded_masks", [])
     return sorted(rows, key=lambda row: (row["id"], row["rule"], row["code"]))
+
+
+def list_repairs(scans: Path, harmonized: Iterable[Path]) -> list[dict[str, str]]:
+    """Return every row of the ``repairs`` table.
+
+    Parameters
+    ----------
+    scans
+        JSON file of deduplicate_scans, whose scans have ``name: before -> after`` texts.
+    harmonized
+        Manifests of harmonize_scans, whose rows tell of masks.
+    """
+    rows = []
+    for scan in read_json(Path(scans))["scans"]:
+        for text in scan["repairs"]:
+            name, _, change = text.partition(": ")
+            before, _, after = change.partition(" -> ")
+            rule = "deduplicate_scans" if name == "spacing_from_copy" else "fingerprint_scans"
+            row = {"id": scan["scan_id"], "rule": rule, "name": name}
+            rows.append(row | {"before": before, "after": after})
+    rows += [row for case in read_rows(harmonized) for row in case["repairs"]]
+    return sorted(rows, key=lambda row: (row["rule"], row["id"], row["name"]))
+
+
+def linked_scans(scans: Path, deduplicated: Path) -> list[dict[str, Any]]:
+    """Return the rows of the table ``scans`` with ``links``, which no table shows."""
+    links = {scan["scan_id"]: scan["links"] for scan in read_json(deduplicated)["scans"]}
+    return [{**row, "links": links[row["scan_id"]]} for row in read_rows_of(scans)]
 
 
 def refuse_many_excluded(
@@ -74,7 +108,11 @@ def refuse_many_excluded(
         ``MANY_EXCLUDED``: more than the configured share of the scans that were found, not
         counting duplicates, other modalities and files that are no scans.
     """
-    failed = [row for row in excluded if row["code"] not in BY_DESIGN and "/" not in row["id"]]
+    failed = [
+        row
+        for row in excluded
+        if row["code"] not in BY_DESIGN and row["rule"] not in _NO_SCANS and "/" not in row["id"]
+    ]
     found = scans + len([row for row in failed if row["rule"] == "fingerprint_scans"])
     if len(failed) > max_excluded_fraction * max(1, found):
         shown = ", ".join(f"{row['id']} ({row['code']})" for row in failed[:5])
@@ -99,10 +137,11 @@ def complete_cases(written: Iterable[Path], measured: Iterable[Path]) -> dict[st
 def split_input(
     cases: Path, written: Iterable[Path], measured: Iterable[Path]
 ) -> list[dict[str, str]]:
-    """Return ``case_id`` and ``group`` of every case of the release."""
-    groups = read_json(cases)
+    """Return ``case_id``, ``group`` and ``reserved`` of every case of the release."""
+    facts = read_json(cases)
+    keys = ("group", "reserved")
     return [
-        {"case_id": case_id, "group": groups[case_id]["group"]}
+        {"case_id": case_id} | {key: facts[case_id][key] for key in keys}
         for case_id in complete_cases(written, measured)
     ]
 
@@ -123,3 +162,34 @@ def refuse_problems(folder: Path, problems: Sequence[str]) -> None:
             evidence="; ".join(problems[:10]),
             remedy="`python -m tumoratlas verify` lists them all; build the release again",
         )
+
+
+def check_privacy(
+    released: Iterable[Path], *, private: Iterable[Path], public_words: Iterable[str]
+) -> dict[str, int]:
+    """Stop at a private word in the release or its reports.
+
+    Parameters
+    ----------
+    released
+        Folders of which every file is searched.
+    private
+        Folders of internal sources, from whose files the private words are taken.
+    public_words
+        Words that name nobody, although a private file holds them.
+
+    Returns
+    -------
+    Number of ``terms`` that were looked for, and of ``files`` that hold none.
+
+    Raises
+    ------
+    ReleaseError
+        ``PHI_FOUND``.
+    """
+    folders = sorted(released)
+    terms = {term for folder in private for term in private_terms(folder)}
+    allow = list(public_words)
+    refuse_phi([hit for folder in folders for hit in find_phi(folder, terms, allow=allow)])
+    files = sum(path.is_file() for folder in folders for path in folder.rglob("*"))
+    return {"terms": len(terms), "files": files}

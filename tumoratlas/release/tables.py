@@ -10,20 +10,25 @@ import pyarrow as pa
 
 from tumoratlas.core.errors import ReleaseError
 from tumoratlas.core.tables import SCHEMAS, write_csv, write_parquet
+from tumoratlas.ingest.sources import INTERNAL
 
 Row = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 
-INTERNAL = "internal"  # the licence of sources whose names stay in their hospital
 WITHHELD = "withheld: the source is internal"
 # Shards are a matter of the machine; comments are free text that may name a patient.
 LEFT_OUT = {
     "scans": ("image_path", "label_paths", "shard"),
-    "crosswalk": ("image_path",),
     "reviews": ("comment",),
 }
 ORDER = {
     "scans": ("scan_id",),
+    "relations": ("scan_a", "scan_b"),
+    "repairs": ("rule", "id", "name"),
+    "sources": (),  # the pool first
+    "leakage": (),
+    "test_scans": (),
+    "source_overlaps": (),
     "crosswalk": ("case_id", "scan_id"),
     "masks": ("case_id", "organ"),
     "tumors": ("case_id", "organ", "number"),
@@ -69,7 +74,8 @@ def released_tables(tables: Mapping[str, Rows], cases: Iterable[str]) -> dict[st
     Parameters
     ----------
     tables
-        Rows of the tables ``scans, masks, tumors, candidates, reviews, splits, excluded``.
+        Rows of the tables ``scans, relations, repairs, masks, tumors, candidates, reviews, splits,
+        excluded``.
     cases
         Released case ids.
 
@@ -87,6 +93,8 @@ def released_tables(tables: Mapping[str, Rows], cases: Iterable[str]) -> dict[st
         for name in ("masks", "tumors", "candidates", "reviews", "splits")
     }
     result["scans"] = scans
+    for name in ("relations", "repairs", "sources", "leakage", "test_scans", "source_overlaps"):
+        result[name] = [_without_paths(row, names) for row in tables[name]]
     result["crosswalk"] = [scan for scan in scans if scan["case_id"] in kept]
     result["excluded"] = _public_excluded(tables["excluded"], tables["scans"], names)
     _refuse_private_text(result, tables["scans"])
@@ -112,9 +120,9 @@ def _public_scan(
     scan: Mapping[str, Any], names: Mapping[str, str], groups: Mapping[str, str]
 ) -> Row:
     if not _is_internal(scan):
-        return _without_paths(scan)
+        return _without_paths(scan, names)
     name = names[scan["scan_id"]]
-    return _without_paths(scan) | {
+    return _without_paths(scan, names) | {
         "scan_id": name,
         "source_case": scan["case_id"] or name,
         "patient_key": groups.get(scan["case_id"], name),

@@ -24,7 +24,7 @@ from tumoratlas.core.files import sha256_file
 from tumoratlas.core.structures import tumor_structures
 from tumoratlas.core.tables import read_rows_of, write_csv
 from tumoratlas.release.build import MODEL_COLUMNS, SUMS, class_map_facts, write_counts
-from tumoratlas.release.splits import SCHEMES
+from tumoratlas.release.splits import RESERVED, SCHEMES
 from tumoratlas.release.tables import LOCAL_PATH, ORDER, released_schema
 from tumoratlas.release.verify_case import ReleasedCase, verify_case
 
@@ -77,6 +77,7 @@ def verify_release(folder: Path, *, processes: int = 1) -> Verification:
         release.check_ids()
         release.check_scans()
         release.check_splits()
+        release.check_leakage()
         slices = release.check_cases(processes)
         release.check_counts(slices)
     tumors = len(release.tables.get("tumors", []))
@@ -251,6 +252,16 @@ class _Release:
             for (kind, name), splits in sides.items():
                 if len(splits) > 1 and name is not None:
                     self.report("LEAK", f"{scheme} {kind} {name}", f"is in {sorted(splits)}")
+
+    def check_leakage(self) -> None:
+        """Check that no case that touches a test set can be trained on, in any scheme."""
+        touched = {row["case_id"] for row in self.tables["leakage"] if row["test_set"]}
+        for row in self.tables["leakage"]:
+            if row["is_leak"]:
+                self.report("LEAK", row["case_id"], f"touches {row['test_set']} by {row['path']}")
+        for row in self.tables["splits"]:
+            if row["case_id"] in touched and row["split"] != RESERVED:
+                self.report("LEAK", f"{row['scheme']} {row['case_id']}", f"is in {row['split']}")
 
     def check_cases(self, processes: int) -> dict[str, int]:
         """Check every case's volumes; return the slices of each."""

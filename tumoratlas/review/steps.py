@@ -263,8 +263,8 @@ def merge_masks(
             "source": facts["source"] if facts else "",
             "label_licence": facts["licence"] if facts else "",
             "signed_by": merged.signed_by,
-            # Candidates come from the model grid; drawn and source outlines do not.
-            "resampled": "accept" in origins,
+            # Candidates come from the model grid, labels of a resampled copy from its own.
+            "resampled": "accept" in origins or bool(facts and facts["is_resampled"]),
             "pending": merged.pending,
         }
 

@@ -1,0 +1,41 @@
+"""Pages that need nothing else: one template, one style sheet, no script."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from tumoratlas.report.release import format_number
+
+
+def render_page(template: Path, values: Mapping[str, Any]) -> str:
+    """Return the page that a template makes of values; equal values give equal text.
+
+    Parameters
+    ----------
+    template
+        Jinja template; files that it includes (``style.css``) lie beside it. All values are
+        escaped; a value that it lacks is an error. ``number`` writes numbers for people,
+        ``signed`` differences.
+    values
+        What the template names.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = format_number
+    environment.filters["signed"] = _signed
+    return environment.get_template(template.name).render(values)
+
+
+def _signed(value: int | None) -> str:
+    """Return a difference with its sign (``+3``, ``−12``, ``±0``), or a dash for None."""
+    if value is None:
+        return "–"
+    sign = "+" if value > 0 else "−" if value < 0 else "±"
+    return f"{sign}{format_number(abs(value))}"

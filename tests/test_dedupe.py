@@ -1,6 +1,7 @@
 """Groups of copies, the scan that is kept, case ids for ever, and patients."""
 
-from itertools import permutations
+import random
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,53 @@ def test_ids_stay_when_sources_come_go_and_change_places(tmp_path: Path) -> None
     run_cases(everything, grown, registry, PRECEDENCE)
     assert registry.read_bytes() == before
     assert withdrawn_cases(registry) == []
+
+
+def test_ids_survive_any_history(tmp_path: Path) -> None:
+    """Whatever comes, goes and comes again, a content has the id that it first had."""
+    registry = tmp_path / "case_ids.jsonl"
+    lits = [scan("lits/0", "a"), scan("lits/1", "b"), scan("lits/2", "c")]
+    msd = [scan("msd_ct/liver_1", "b"), scan("msd_ct/liver_9", "d")]
+    parent = [scan("abdomenatlas11/BDMAP_00000007", "a"), scan("abdomenatlas11/BDMAP_00000003")]
+    same = [
+        relation("abdomenatlas11_BDMAP_00000007", "lits_0"), relation("lits_1", "msd_ct_liver_1"),
+    ]  # fmt: skip
+    known: dict[str, str] = {}
+    history: list[bytes] = []
+    runs = [lits, lits + msd, msd, msd + parent, lits[1:], parent + msd + lits, lits]
+    for number, scans in enumerate(runs):
+        shuffled = random.Random(number).sample(scans, len(scans))
+        names = {row["scan_id"] for row in scans}
+        confirmed = [row for row in same if {row["a"], row["b"]} <= names]
+        ids = run_cases(shuffled, confirmed, registry, PRECEDENCE[:: 1 if number % 2 else -1])
+        assert all(known.setdefault(name, case) == case for name, case in ids.items())
+        history.append(registry.read_bytes())
+    assert all(new.startswith(old) for old, new in pairwise(history))
+    # LiTS 0 had its id before the parent release came: it keeps that one.
+    assert known["lits_0"] == known["abdomenatlas11_BDMAP_00000007"] == "BDMAP_90000001"
+    assert known["abdomenatlas11_BDMAP_00000003"] == "BDMAP_00000003"
+    assert withdrawn_cases(registry) == []
+
+
+def test_only_a_kept_scan_has_a_shard_and_a_group_without_one_no_id() -> None:
+    """A false spacing without a true copy, and a copy of a kept scan."""
+    scans = [
+        scan("lits/1", "x"), scan("msd_ct/liver_1", "x"), scan("lits/28", false_spacing=True),
+    ]  # fmt: skip
+    rows, _ = deduplicate(scans, [relation("lits_1", "msd_ct_liver_1")], PRECEDENCE)
+    rows, new = assign_cases(rows, {}, withdrawn=[], **CASES)
+    by_id = {row["scan_id"]: row for row in rows}
+    assert by_id["lits_1"]["case_id"] == by_id["msd_ct_liver_1"]["case_id"] == "BDMAP_90000001"
+    assert by_id["lits_28"]["case_id"] is None and list(new) == ["x".ljust(64, "0")]
+    assert [row["shard"] is not None for row in rows] == [row["kept"] for row in rows]
+
+
+def test_a_taken_number_is_never_given_again() -> None:
+    """New numbers skip those of the registry, in use or withdrawn."""
+    rows, _ = deduplicate([scan("lits/1"), scan("lits/2")], [], PRECEDENCE)
+    registered = {"x" * 64: "BDMAP_90000001", "y" * 64: "BDMAP_90000003"}
+    _, new = assign_cases(rows, registered, withdrawn=["BDMAP_90000002"], **CASES)
+    assert sorted(new.values()) == ["BDMAP_90000004", "BDMAP_90000005"]
 
 
 def test_two_cases_that_turn_out_to_be_one(tmp_path: Path) -> None:

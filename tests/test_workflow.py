@@ -11,7 +11,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +22,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.phantoms import write_phantoms
 from tests.phantoms.demo import run_demo
 from tests.phantoms.truth import tumors
 from tumoratlas.core.files import sha256_file
@@ -153,6 +157,45 @@ def test_a_missing_source_is_one_line(tmp_path: Path) -> None:
     assert len(told) == 1
     assert "nowhere/lits" in told[0]
     assert "Traceback" not in said
+
+
+def test_a_locked_source_is_fetched_and_a_changed_file_stops_the_run(tmp_path: Path) -> None:
+    """From a real server; what was fetched stays when the server gives something else."""
+    served, folder = tmp_path / "served", tmp_path / "run"
+    write_phantoms(tmp_path / "phantoms", micro=True)
+    shutil.copytree(tmp_path / "phantoms/sources/lits", served)
+    files = sorted(path for path in served.rglob("*.nii") if path.name.endswith("-0.nii"))
+    handler = partial(SimpleHTTPRequestHandler, directory=served)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        rows = ["path,url,bytes,sha256"]
+        for path in files:
+            place = path.relative_to(served).as_posix()
+            url = f"http://127.0.0.1:{server.server_port}/{place}"
+            rows.append(f"{place},{url},{path.stat().st_size},{sha256_file(path)}")
+        lock = tmp_path / "lits.csv"
+        lock.write_text("\n".join(rows) + "\n")
+        config = config_with(
+            tmp_path, sources=[{"id": "lits", "path": "data/lits", "lock": str(lock)}]
+        )
+        command = [
+            sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--configfile",
+            str(config), "--directory", str(folder), "results/ingest/list_scans/lits.json",
+        ]  # fmt: skip
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr
+        listing = json.loads((folder / "results/ingest/list_scans/lits.json").read_text())
+        assert [scan["scan_id"] for scan in listing["scans"]] == ["lits_0"]
+        files[0].write_bytes(b"another file")
+        fetched = folder / "data/lits" / files[0].relative_to(served)
+        before = fetched.read_bytes()
+        fetched.unlink()
+        command += ["--forcerun", "fetch_files"]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        server.shutdown()
+    assert run.returncode != 0
+    assert "UPSTREAM_CHANGED" in run.stdout + run.stderr
+    assert not fetched.exists() or fetched.read_bytes() == before
 
 
 def test_an_unknown_key_is_one_line(tmp_path: Path) -> None:

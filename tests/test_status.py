@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.test_leakage import Page
+from tumoratlas.images.checks import CHECKS
 from tumoratlas.ingest.sources import Expected, read_source
 from tumoratlas.ingest.status import excluded_by_source, missing_cases, source_status
 from tumoratlas.report.sources import write_sources_report
@@ -247,6 +248,23 @@ def test_texts_are_escaped_and_the_page_is_reproducible(run, status, page, tmp_p
     assert "EVIL&lt;b&gt;" in text
     write_sources_report(tmp_path / "b.html", excluded=excluded, template=template, **arguments)
     assert (tmp_path / "b.html").read_text() == page
+
+
+def test_the_page_names_no_file_of_an_internal_source(run, status, tmp_path):
+    _, scans, excluded = run
+    path = {"reason": "private/DOE_JANE/ct: the slices are stacked askew"}
+    rows = [*excluded, left_out("private_p1", "GANTRY_TILT") | path]
+    rows += [left_out("private_p2", "SOME_OTHER") | path, left_out("lits_9", "CRC") | path]
+    write_sources_report(
+        tmp_path / "a.html",
+        sources=SOURCES, status=status, scans=scans, excluded=rows, overlaps=OVERLAPS,
+        template=ROOT / "resources/report/sources.html.jinja",
+    )  # fmt: skip
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    section = text.split('id="private"')[1].split("</section>")[0]
+    assert "GANTRY_TILT" in section and CHECKS["GANTRY_TILT"].meaning in section
+    assert "SOME_OTHER" in section and "DOE_JANE" not in section
+    assert text.count("DOE_JANE") == 1
 
 
 def test_a_source_without_expectations_has_no_difference():

@@ -89,7 +89,7 @@ def _write_series(folder: Path, phantom: Phantom, scan: Scan) -> None:
     tags = _FACTS | {"PatientSex": phantom.patient.sex}
     names = _shuffled(scan.case, len(phantom.image))
     if scan.defect == "gantry tilt":
-        tags |= {"PatientName": "ASKEW^TIM", "PatientID": "MRN-0005"}
+        tags |= {"PatientName": "TESSEL^TIM", "PatientID": "MRN-0005"}
     else:
         tags |= _TAGS | _MORE_TAGS
     if _IN_FOLDER in scan.case:

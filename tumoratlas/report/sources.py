@@ -7,7 +7,7 @@ from typing import Any
 
 from tumoratlas.core.files import write_text
 from tumoratlas.images.checks import CHECKS
-from tumoratlas.ingest.sources import ANSWERS, Source
+from tumoratlas.ingest.sources import ANSWERS, INTERNAL, Source
 from tumoratlas.ingest.status import TOTAL, excluded_by_source
 from tumoratlas.report.page import render_page
 
@@ -55,7 +55,7 @@ def write_sources_report(
             {
                 "source": source,
                 "row": rows[source.id],
-                "excluded": _excluded_groups(left_out[source.id]),
+                "excluded": _excluded_groups(left_out[source.id], source.licence == INTERNAL),
                 "overlaps": _overlap_rows(source, overlaps, present),
                 "defects": _defect_rows(source, rows[source.id]),
             }
@@ -66,8 +66,12 @@ def write_sources_report(
     write_text(path, render_page(template, values))
 
 
-def _excluded_groups(rows: Rows) -> list[dict[str, Any]]:
-    """Return the rows of each code: how many, why for example, what to do, first ids."""
+def _excluded_groups(rows: Rows, is_internal: bool) -> list[dict[str, Any]]:
+    """Return the rows of each code: how many, why for example, what to do, first ids.
+
+    An example names its file, and the report is passed on: of an internal source it tells what
+    the code means instead.
+    """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(row["code"], []).append(row)
@@ -75,12 +79,16 @@ def _excluded_groups(rows: Rows) -> list[dict[str, Any]]:
         {
             "code": code,
             "count": len(group),
-            "reason": group[0]["reason"],
+            "reason": _meaning(code) if is_internal else group[0]["reason"],
             "remedy": group[0]["remedy"],
             "ids": sorted(row["id"] for row in group)[:_SHOWN_IDS],
         }
         for code, group in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
+
+
+def _meaning(code: str) -> str:
+    return CHECKS[code].meaning if code in CHECKS else "told in the table excluded"
 
 
 def _overlap_rows(source: Source, overlaps: Rows, present: set[str]) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.predicting
 
 # The lock names every package, so that pip resolves nothing.
 $(VENV)/.installed: requirements.lock

@@ -43,18 +43,22 @@ rule all:
 
 
 rule train:
-    """Train and register a model for every organ; an explicit target."""
+    """Train, or import, and register a model for every organ; an explicit target."""
     input:
         expand("results/train/{organ}/registered.json", organ=config["train"]["organs"]),
+        expand("results/train/{organ}/imported.json", organ=EXTERNAL),
 
 
 rule thresholds:
     """Choose the threshold of every organ from out-of-fold predictions; an explicit target."""
     input:
-        expand("results/candidates/thresholds/{organ}.json", organ=config["train"]["organs"]),
+        expand(
+            "results/candidates/thresholds/{organ}.json",
+            organ=[*config["train"]["organs"], *EXTERNAL],
+        ),
 
 
 rule packets:
     """Write what reviewers need."""
     input:
-        "results/review/packets/worklist.csv",
+        "results/review/packets/batches.tsv",

@@ -18,11 +18,14 @@ rule predict_tumors:
         "benchmarks/predict_tumors/{shard}.jsonl"
     conda:
         "../envs/base.yaml"
+    # Processes take turns on the GPU: one computes while the others read and write.
+    threads: 3 if config["candidates"]["device"] == "cuda" else 1
     resources:
         gpu=gpus("candidates"),
     params:
         settings={
-            key: config["candidates"][key] for key in ("thresholds", "tile_step", "mirroring")
+            key: config["candidates"][key]
+            for key in ("thresholds", "tile_step", "mirroring", "precision", "region_margin_mm")
         },
         device=config["candidates"]["device"],
         registry=f"{RECORDS}/models.jsonl",
@@ -52,6 +55,7 @@ rule choose_threshold:
             key: config["candidates"][key]
             for key in (
                 "sensitivity",
+                "criterion",
                 "hit_rule",
                 "maximum_false_fraction",
                 "on_shortfall",

@@ -9,11 +9,13 @@ from tumoratlas.core.config import check_config, missing_sources
 from tumoratlas.core.errors import ConfigError
 from tumoratlas.core.runner import shard_names
 from tumoratlas.ingest.sources import INTERNAL, read_source
+from tumoratlas.train.plan import external_by_organ
 
 RESOURCES = Path(workflow.basedir) / "resources"
 
 try:
     check_config(config, RESOURCES / "schemas/config.schema.yaml")
+    EXTERNAL = external_by_organ(config["train"]["external"], config["train"]["organs"])
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
@@ -27,7 +29,8 @@ ALL_DESCRIPTIONS = sorted(str(path) for path in (RESOURCES / "sources").glob("*.
 INTERNAL_FOLDERS = [
     SOURCES[name] for name, path in DESCRIPTIONS.items() if read_source(path).licence == INTERNAL
 ]
-REPORTS = expand("results/report/{name}.html", name=["leakage", "release", "sources"])
+REPORTS = expand("results/report/{name}.html", name=["leakage", "release", "review", "sources"])
+TRIAGE_PAGE = sorted(str(path) for path in (RESOURCES / "review").glob("triage.*"))
 PSEUDONYM_KEY = f"{RECORDS}/pseudonym.key"
 READ_LIMITS = {key: config["ingest"][key] for key in ("max_voxels", "min_slices")}
 LISTINGS = expand("results/ingest/list_scans/{source}.json", source=SOURCES)
@@ -79,6 +82,28 @@ def records(*names):
 def returned_files(wildcards):
     """Return every file that reviewers have sent back."""
     return sorted(str(path) for path in Path(RECORDS, "returns").rglob("*") if path.is_file())
+
+
+def external_model(wildcards):
+    """Return the configuration of an organ's model that was trained elsewhere."""
+    return EXTERNAL[wildcards.organ]
+
+
+def external_files(wildcards):
+    """Return those files of an external model that the configuration has hashes of."""
+    entry = EXTERNAL[wildcards.organ]
+    paths = [f"{entry['folder']}/{name}" for name in sorted(entry["sha256"])]
+    return [path for path in paths if Path(path).is_file()]
+
+
+def external_groups(wildcards):
+    """Return the list of an external model's training cases, if there is one."""
+    return EXTERNAL[wildcards.organ].get("training_groups_file", [])
+
+
+def external_cases(wildcards):
+    """Return the cases whose groups that list needs."""
+    return "results/ingest/cases.json" if external_groups(wildcards) else []
 
 
 def gpus(stage):

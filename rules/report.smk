@@ -1,4 +1,4 @@
-"""The reports: what is in the release, what became of the sources, and that nothing leaks."""
+"""The reports: the release, the sources, what leaks, and how review stands."""
 
 
 rule report_release:
@@ -71,3 +71,45 @@ rule report_sources:
         code=code_digest("report_sources"),
     script:
         "../scripts/report_sources.py"
+
+
+rule report_review:
+    """Write the report on models and review, one HTML file."""
+    input:
+        cases="results/ingest/cases.json",
+        scans="results/tables/scans.parquet",
+        masks="results/tables/masks.parquet",
+        tumors="results/tables/tumors.parquet",
+        reviews="results/tables/reviews.parquet",
+        proposed=manifests("candidates", "propose_candidates"),
+        merged=manifests("review", "merge_masks"),
+        records=records(
+            "batches.jsonl", "bases.jsonl", "models.jsonl", "reviewers.csv", "thresholds.jsonl"
+        ),
+        paper=str(RESOURCES / "paper.csv"),
+        template=str(RESOURCES / "report/review.html.jinja"),
+        style=str(RESOURCES / "report/style.css"),
+    output:
+        report="results/report/review.html",
+    log:
+        "logs/report_review.log",
+    benchmark:
+        "benchmarks/report_review.jsonl"
+    conda:
+        "../envs/base.yaml"
+    params:
+        settings={
+            "organs": config["review"]["organs"],
+            "size_edges_mm": config["measure"]["size_edges_mm"],
+            "max_voxels": config["ingest"]["max_voxels"],
+            "bootstrap": config["candidates"]["bootstrap"],
+            "seed": config["seed"],
+        },
+        # Not inputs: a report must never start a training, the choice of thresholds or a plan.
+        training="results/train",
+        curves="results/candidates/thresholds",
+        plan="results/review/plan_review.json",
+        records=RECORDS,
+        code=code_digest("report_review"),
+    script:
+        "../scripts/report_review.py"

@@ -4,7 +4,9 @@ Leaves weights and their hashes in the model registry, records/models.jsonl.
 """
 
 TRAIN_SETTINGS = {
-    key: value for key, value in config["train"].items() if key not in ("organs", "device")
+    key: value
+    for key, value in config["train"].items()
+    if key not in ("organs", "external", "device")
 } | {"seed": config["seed"], "spacing_mm": config["harmonize"]["model_spacing_mm"]}
 
 
@@ -78,3 +80,28 @@ rule register_model:
         code=code_digest("register_model"),
     script:
         "../scripts/register_model.py"
+
+
+rule import_model:
+    """Convert a model trained elsewhere and put it into the model registry."""
+    input:
+        files=external_files,
+        groups=external_groups,
+        cases=external_cases,
+    output:
+        line="results/train/{organ}/imported.json",
+    log:
+        "logs/import_model/{organ}.log",
+    benchmark:
+        "benchmarks/import_model/{organ}.jsonl"
+    wildcard_constraints:
+        organ="|".join(EXTERNAL) or "none",
+    conda:
+        "../envs/base.yaml"
+    params:
+        model=external_model,
+        registry=f"{RECORDS}/models.jsonl",
+        store=f"{RECORDS}/models",
+        code=code_digest("import_model"),
+    script:
+        "../scripts/import_model.py"

@@ -9,6 +9,7 @@ from tumoratlas.ingest.registry import (
     append_case_ids,
     assign_cases,
     read_case_ids,
+    read_groups,
     scans_table,
     withdrawn_cases,
 )
@@ -28,8 +29,11 @@ with rule_run(snakemake):
         first_case_id=snakemake.params.first_case_id,
         shards=snakemake.params.shards,
     )
-    append_case_ids(registry, new, registered)
+    members = case_members(
+        scans, found["relations"], listed_scans(snakemake.input.listings), read_groups(registry)
+    )
+    groups = {case_id: case["group"] for case_id, case in members.items()}
+    append_case_ids(registry, new, registered, groups)
     write_table(Path(snakemake.output.table), "scans", scans_table(scans))
-    members = case_members(scans, found["relations"], listed_scans(snakemake.input.listings))
     write_json(Path(snakemake.output.cases), members)
     write_json(Path(snakemake.output.withdrawn), {"excluded": withdrawn_cases(registry)})

@@ -127,7 +127,7 @@ def ingest(
     excluded += [row for listing in listings.values() for row in listing["excluded"]]
     excluded += read_excluded([*prints, *confirmed])
     listed = listed_scans(paths)
-    cases = case_members(scans, relations, listed)
+    cases = case_members(scans, relations, listed, {})
     return Ingested(folder, listings, listed, read_rows(prints), relations, scans, cases, excluded)
 
 

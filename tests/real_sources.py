@@ -8,7 +8,6 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from tests.phantoms.reviewer import REVIEWER
 from tumoratlas.ingest.pseudonyms import pseudonym
 
 PRIVATE = ("crlm_ct_1004", "totalseg_example")
@@ -21,6 +20,10 @@ sources:
   - {id: lits, path: sources/lits}
   - {id: chaos, path: sources/chaos}
   - {id: private, path: sources/private}
+review:
+  double_read_fraction: 0
+  full_read_fraction: 0
+  full_read_minimum: 0
 """
 
 
@@ -53,16 +56,20 @@ def private_case(name: str) -> str:
 
 
 def sign_off(packets: Path, case_id: str, returns: Path) -> int:
-    """Send back the packets' form with every organ of one case signed off; return its lines."""
-    form = pd.read_csv(packets / "decisions.csv", dtype=str, keep_default_na=False)
-    form = form[form.case_id == case_id].copy()
-    form["decision"] = "sign_off"
-    form["reviewer_id"] = REVIEWER
-    form["time"] = [f"2026-01-05T09:{minute:02d}:00Z" for minute in range(len(form))]
-    form["seconds"] = "45"
-    returns.mkdir(parents=True)
-    form.to_csv(returns / "decisions.csv", index=False, quoting=csv.QUOTE_MINIMAL)
-    return len(form)
+    """Send back the batches' forms with every organ of one case signed off; return the lines."""
+    signed = 0
+    for path in sorted(packets.glob("b*/decisions.csv")):
+        form = pd.read_csv(path, dtype=str, keep_default_na=False)
+        form = form[form.case_id == case_id].copy()
+        form["decision"] = "sign_off"
+        form["time"] = [f"2026-01-05T09:{minute:02d}:00Z" for minute in range(len(form))]
+        form["seconds"] = "45"
+        if len(form):
+            folder = returns / path.parent.name
+            folder.mkdir(parents=True)
+            form.to_csv(folder / "decisions.csv", index=False, quoting=csv.QUOTE_MINIMAL)
+        signed += len(form)
+    return signed
 
 
 def _write_lits(given: Path, folder: Path) -> None:

@@ -150,6 +150,12 @@ def test_a_mistake_is_told_with_its_key(place: str | int, value: object, expecte
     assert text.startswith("CONFIG_VALUE: configuration: ")
 
 
+def test_a_region_that_hides_candidates_is_refused() -> None:
+    """What lies beyond the region is not seen, so that it must hold every candidate's margin."""
+    text = told(changed("candidates.region_margin_mm", 9))
+    assert "candidates.region_margin_mm" in text and "Set it to 10 or more" in text
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     """One run, one list."""
     config = changed("train.fold", 5)

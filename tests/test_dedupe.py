@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tumoratlas.core.errors import InputError
@@ -137,7 +137,7 @@ def run_cases(
     registered = read_case_ids(registry)
     withdrawn = [row["id"] for row in withdrawn_cases(registry)]
     rows, new = assign_cases(rows, registered, withdrawn=withdrawn, **CASES)
-    append_case_ids(registry, new, registered)
+    append_case_ids(registry, new, registered, {case: case for case in new.values()})
     return {row["scan_id"]: row["case_id"] for row in rows}
 
 
@@ -232,8 +232,8 @@ def test_two_cases_that_turn_out_to_be_one(tmp_path: Path) -> None:
 def test_a_damaged_registry_is_refused(tmp_path: Path) -> None:
     """A content with two ids means that a published id could change."""
     registry = tmp_path / "case_ids.jsonl"
-    append_case_ids(registry, {"x": "BDMAP_1"}, {})
-    append_case_ids(registry, {"x": "BDMAP_2"}, {})
+    append_case_ids(registry, {"x": "BDMAP_1"}, {}, {"BDMAP_1": "BDMAP_1"})
+    append_case_ids(registry, {"x": "BDMAP_2"}, {}, {"BDMAP_2": "BDMAP_2"})
     with pytest.raises(InputError, match="REGISTRY"):
         read_case_ids(registry)
 
@@ -281,7 +281,7 @@ def test_members_carry_group_test_set_and_alignment() -> None:
     rows, _ = deduplicate(scans, relations, PRECEDENCE)
     rows, _ = assign_cases(rows, {}, withdrawn=[], **CASES)
     listed = {s["scan_id"]: {"scan_id": s["scan_id"], "source": s["source"]} for s in scans}
-    cases = case_members(rows, relations, listed)
+    cases = case_members(rows, relations, listed, {})
     assert list(cases) == ["BDMAP_90000001", "BDMAP_90000002"]
     assert {case["group"] for case in cases.values()} == {"BDMAP_90000001"}
     assert {case["reserved"] for case in cases.values()} == {"3D-IRCADb-01"}
@@ -292,6 +292,26 @@ def test_members_carry_group_test_set_and_alignment() -> None:
     assert by_kept["lits_1"][1]["alignment"] == relations[0]["alignment"]
 
 
+def test_a_group_keeps_its_name_when_cases_join_and_leave() -> None:
+    """The name places a case in its split: it is that of the case that was registered first."""
+    scans = [scan("lits/1", patient_key="p"), scan("abdomenatlas11/BDMAP_00000009")]
+    joined = [relation("abdomenatlas11_BDMAP_00000009", "lits_1", "overlap")]
+    listed = {s["scan_id"]: s for s in scans}
+
+    def groups(published: dict[str, str], some: list[dict[str, Any]]) -> set[str]:
+        rows, _ = deduplicate(some, joined, PRECEDENCE)
+        registered = {scans[0]["voxel_sha256"]: "BDMAP_90000001"}
+        rows, _ = assign_cases(rows, registered, withdrawn=[], **CASES)
+        return {c["group"] for c in case_members(rows, joined, listed, published).values()}
+
+    assert groups({}, scans) == {"BDMAP_00000009"}
+    assert groups({"BDMAP_90000001": "BDMAP_90000001"}, scans) == {"BDMAP_90000001"}
+    # The case that named the group is gone; the other one stays where it was.
+    named = {"BDMAP_00000009": "BDMAP_00000009", "BDMAP_90000001": "BDMAP_00000009"}
+    assert groups(named, scans[:1]) == {"BDMAP_00000009"}
+
+
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
 def test_groups_are_the_connected_components(pairs: list[tuple[int, int]]) -> None:
     """Against a search over the graph, for any relations in any order."""

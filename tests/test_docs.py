@@ -17,8 +17,8 @@ from tumoratlas.core.records import read_lines
 from tumoratlas.core.tables import SCHEMAS
 from tumoratlas.measure.counts import count_tumors
 from tumoratlas.report.release import STATES, release_summary
-from tumoratlas.review.instances import Origin
 from tumoratlas.review.ledger import DECISIONS, MASK_DECISIONS, ROLES, SENIOR_DECISIONS
+from tumoratlas.review.merge.instances import Origin
 
 DOCS = ROOT / "docs"
 STAGES = [path.stem for path in RULE_FILES if path.stem != "common"]

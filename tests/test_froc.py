@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from picai_eval import evaluate
+from scipy import ndimage
 
 from tumoratlas.candidates.froc import froc_counts, froc_curve
 from tumoratlas.candidates.levels import level_map
@@ -81,6 +82,39 @@ def test_sensitivity_is_the_share_of_lesions_whose_peak_reaches_the_threshold(
     ours = curve[curve.rule == "any"].sensitivity.to_numpy()
     exact = [np.mean([float(peak) >= threshold for peak in peaks]) for threshold in THRESHOLDS]
     assert ours.tolist() == exact
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    arrays(np.float32, (3, 5, 6), elements=st.floats(0, 1, width=32)),
+    arrays(bool, (3, 5, 6), elements=st.sampled_from([False, False, True])),
+    arrays(np.int8, (3, 5, 6), elements=st.integers(-1, len(THRESHOLDS) - 1)),
+    st.sampled_from([6, 18, 26]),
+)
+def test_closed_form_of_sensitivity(
+    probability: np.ndarray, truth: np.ndarray, snap: np.ndarray, connectivity: int
+) -> None:
+    """Sensitivity by any overlap is the share of lesions whose peak reaches the threshold.
+
+    Some voxels are set to a threshold itself, where a rounding error would show.
+    """
+    probability = np.where(snap >= 0, np.float32(THRESHOLDS)[snap], probability)
+    table = froc_counts(
+        level_map(probability, THRESHOLDS),
+        truth,
+        THRESHOLDS,
+        case_id="c",
+        voxel_volume_mm3=1.0,
+        searched_volume_mm3=90.0,
+        minimum_volume_mm3=0.0,
+        connectivity=connectivity,
+    )
+    structure = ndimage.generate_binary_structure(3, {6: 1, 18: 2, 26: 3}[connectivity])
+    labels, count = ndimage.label(truth, structure)
+    peaks = [float(probability[labels == lesion + 1].max()) for lesion in range(count)]
+    rows = table[table.rule == "any"]
+    assert rows.lesions.tolist() == [count] * len(THRESHOLDS)
+    assert rows.hits.tolist() == [sum(p >= t for p in peaks) for t in THRESHOLDS]
 
 
 @pytest.mark.parametrize("index", [3, 5, 7])
@@ -225,6 +259,16 @@ def test_choice_is_the_largest_threshold_at_the_target() -> None:
     assert chosen.fp_per_tumor_free_scan is None
 
 
+def test_the_interval_may_have_to_reach_the_target() -> None:
+    curve = curve_table([1.0, 0.95, 0.93, 0.92, 0.6], [0.0] * 5)
+    curve["sensitivity_low"] = curve.sensitivity - 0.04
+    chosen = choose_threshold(curve, organ="liver", criterion="ci_lower")
+    assert (chosen.threshold, chosen.criterion) == (0.02, "ci_lower")
+    assert choose_threshold(curve, organ="liver").threshold == 0.1
+    with pytest.raises(InputError, match=r"FROC_SHORTFALL.*0\.97 \(ci_lower\)"):
+        choose_threshold(curve, organ="liver", sensitivity=0.97, criterion="ci_lower")
+
+
 def test_a_flood_is_no_choice() -> None:
     curve = curve_table([1.0, 0.7, 0.7, 0.6], [0.9, 0.2, 0.1, 0.05])
     assert choose_threshold(curve, organ="liver").threshold == 0.01
@@ -266,3 +310,5 @@ def test_wrong_input_is_refused() -> None:
         curve_of(good, counts(small, mask, "d", THRESHOLDS[1:]))
     with pytest.raises(ConfigError, match="FROC_OPTION"):
         choose_threshold(curve_of(good), organ="liver", rule="dice")
+    with pytest.raises(ConfigError, match="FROC_OPTION"):
+        choose_threshold(curve_of(good), organ="liver", criterion="median")

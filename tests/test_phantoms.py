@@ -418,9 +418,10 @@ def test_the_reviewer_knows_every_kept_scan(full: Path, tmp_path: Path) -> None:
     internal = rows.source.isin(["jhh", "private"])
     assert ((rows.source_case != named) == internal).all()
     assert truth.listed_case("private", "P004_s2", key) == f"{pseudonym(key, 'P004')}_s2"
-    table = tmp_path / "scans.parquet"
-    rows.assign(source_case=named).to_parquet(table)
-    patients = _patients(tmp_path, table)
+    tables = tmp_path / "results/tables"
+    tables.mkdir(parents=True)
+    rows.assign(source_case=named).to_parquet(tables / "scans.parquet")
+    patients = _patients(tmp_path)
     assert patients == dict(zip(rows.case_id[rows.kept], rows.patient[rows.kept], strict=True))
     for patient in patients.values():
         truth.truth_mask(full, patient)

@@ -34,7 +34,7 @@ SCRIPT = """
 import errno, hashlib, json, logging, os, signal, sys, time
 from pathlib import Path
 
-from tumoratlas.core.errors import InputError
+from tumoratlas.core.errors import InputError, MachineError
 from tumoratlas.core.files import sha256_file
 from tumoratlas.core.runner import Step, Task, run_shard, shard_names, shard_of
 
@@ -69,6 +69,8 @@ def work(task, folder):
             os.kill(os.getpid(), signal.SIGKILL)
         case "disk full":
             raise OSError(errno.ENOSPC, "No space left on device")
+        case "machine":
+            raise MachineError("GPU_LOST", "cuda:0", "it failed", remedy="Run again")
     (folder / "more").mkdir()
     (folder / "more" / "note.txt").write_text(task.id)
     return {"id": task.id, "bytes": len(data)}
@@ -460,6 +462,16 @@ def test_a_full_disk_is_no_fault_of_a_scan(job: Job, undisturbed: dict[str, byte
     """The job fails by name, nothing is excluded, and the next run goes on there."""
     log = job.run(status=1, behave={"scan_3": "disk full"})
     assert "DISK_FULL: results/harmonize/double_scans" in log
+    assert not job.manifest().exists()
+    job.run()
+    assert job.results() == undisturbed
+    assert job.works() == Counter([*SCANS, "scan_3"])
+
+
+def test_a_fault_of_the_machine_fails_the_job(job: Job, undisturbed: dict[str, bytes]) -> None:
+    """As a full disk: the scan stays to be done."""
+    log = job.run(status=1, behave={"scan_3": "machine"})
+    assert "GPU_LOST: cuda:0: it failed. Run again" in log
     assert not job.manifest().exists()
     job.run()
     assert job.results() == undisturbed

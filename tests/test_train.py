@@ -1,26 +1,31 @@
 """Training: plan, split, preprocessed data, repeatable and resumable folds, registry."""
 
 import json
+import logging
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import blosc2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import ROOT
 from tests.tiny_training import TINY, tiny_case, tiny_cases
 from tumoratlas.core.errors import ConfigError, InputError
 from tumoratlas.core.files import read_json
 from tumoratlas.train.dataset import prepare_training, split_folds
 from tumoratlas.train.nnunet import CONFIGURATION
 from tumoratlas.train.nnunet_trainer import TumorTrainer
-from tumoratlas.train.plan import TrainSettings
+from tumoratlas.train.plan import TrainSettings, train_settings
 from tumoratlas.train.registry import current_models, register_model
-from tumoratlas.train.trainer import train_fold, write_weights
+from tumoratlas.train.trainer import LOSS_COLUMNS, loss_table, train_fold, write_weights
 
 CPU = torch.device("cpu")
 
@@ -60,7 +65,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_paper_plan(tmp_path: Path) -> None:
-    """The default settings give the paper's network: 63.1 M parameters (Table 5)."""
+    """The default settings give the paper's network: 63.1 M parameters (Table 3)."""
     prepare_training(
         tiny_cases(tmp_path / "cases"), tmp_path / "m", "liver", replace(TrainSettings(), folds=2)
     )
@@ -106,7 +111,10 @@ def test_model_folder(trained: Path) -> None:
     assert {"plans.json", "dataset.json", "splits_final.json"} <= names
     assert not [name for name in names if name.endswith(".pth")]
     record = read_json(trained / "fold_0" / "training.json")
-    assert len(record["train_loss"]) == len(record["validation_loss"]) == TINY.epochs
+    assert [row["epoch"] for row in record["history"]] == list(range(TINY.epochs))
+    rates = [row["learning_rate"] for row in record["history"]]
+    assert rates[0] == TINY.learning_rate and rates == sorted(rates, reverse=True)
+    assert set(record["history"][0]) == {*LOSS_COLUMNS[2:], "learning_rate"}
     assert set(record["training_groups"]) | set(record["held_out_groups"]) == {"a", "b", "c"}
     assert not set(record["training_groups"]) & set(record["held_out_groups"])
     plans = read_json(trained / "plans.json")
@@ -139,6 +147,52 @@ def test_interrupted_training_is_identical(
     assert files(folder / "fold_0") == files(trained / "fold_0")
     for name in ("plans.json", "dataset.json", "splits_final.json"):
         assert (folder / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_loss_table(trained: Path) -> None:
+    """The curves of all trainings stand in one table, whatever the order of the files."""
+    paths = [trained / f"fold_{fold}" / "training.json" for fold in (1, 0)]
+    table = loss_table(paths)
+    assert list(table.columns) == LOSS_COLUMNS
+    assert table.fold.tolist() == [0] * TINY.epochs + [1] * TINY.epochs
+    assert set(table.organ) == {"liver"} and table.train_loss.notna().all()
+    pd.testing.assert_frame_equal(loss_table(reversed(paths)), table)
+    assert loss_table([]).empty
+
+
+def test_progress_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has a line per epoch; a diverged training ends with a named error."""
+    settings = replace(TINY, epochs=2)
+    prepare_training(tiny_cases(tmp_path / "cases"), tmp_path / "m", "liver", settings)
+    step = TumorTrainer.train_step
+
+    def diverge(self: TumorTrainer, batch: dict) -> dict:
+        result = step(self, batch)
+        return {"loss": result["loss"] * np.nan} if self.current_epoch else result
+
+    monkeypatch.setattr(TumorTrainer, "train_step", diverge)
+    with caplog.at_level(logging.INFO), pytest.raises(InputError, match="NAN_LOSS"):
+        train_fold(tmp_path / "m", 0, settings, CPU)
+    lines = [text for text in caplog.messages if text.startswith("progress:")]
+    assert len(lines) == 2
+    assert re.fullmatch(
+        r"progress: liver fold 0 epoch 1 of 2: train loss -?\d\.\d{4}, validation loss "
+        r"-?\d\.\d{4}, pseudo Dice (nan|\d\.\d{4}), \d+\.\d s per epoch",
+        lines[0],
+    )
+
+
+def test_configured_defaults_are_the_settings() -> None:
+    """config.yaml repeats the defaults of the code, but for how often a checkpoint is kept."""
+    config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    values = {
+        key: value
+        for key, value in config["train"].items()
+        if key not in ("organs", "device", "external", "checkpoint_every")
+    }
+    assert train_settings(values) == TrainSettings()
 
 
 def test_seed_and_fold_change_weights(trained: Path) -> None:
@@ -217,6 +271,8 @@ def test_registry(trained: Path, tmp_path: Path) -> None:
     assert len(registry.read_text().splitlines()) == 1
     model = current_models(registry)["liver"]
     assert model.model_id == line["model_id"] and len(model.folds) == 2
+    assert (model.spacing_mm, model.tumor_channels) == ((1.5, 1.5, 1.5), (1,))
+    assert model.is_training_known and not model.is_external
     assert model.plans.read_bytes() == (trained / "plans.json").read_bytes()
     register_model(registry, "kidney", trained, store)
     other = tmp_path / "other"

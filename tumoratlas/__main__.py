@@ -1,12 +1,17 @@
-"""Commands for people: ``status``, ``verify``, ``unpack``, ``key`` and ``lock``."""
+"""Commands for people: about a run, a release, a source's files and the records of review."""
 
 import argparse
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tumoratlas.core.errors import TumorAtlasError
 from tumoratlas.core.status import format_status, read_status
+
+if TYPE_CHECKING:
+    from tumoratlas.review.ledger import Event
 
 
 def main() -> int:
@@ -43,36 +48,78 @@ def main() -> int:
     lock.add_argument("file", type=Path, help="lock to create, a CSV file")
     lock.add_argument("folder", type=Path, help="folder of the source, which the files go into")
     lock.add_argument("files", nargs="+", metavar="PATH=URL", help="place below folder, address")
+    _add_review_commands(commands)
     arguments = parser.parse_args()
-    if arguments.command == "status":
-        return _status(arguments.directory, arguments.watch)
-    if arguments.command == "unpack":
-        return _unpack(arguments)
-    if arguments.command == "key":
-        return _key(arguments.file)
-    if arguments.command == "lock":
-        return _lock(arguments.file, arguments.folder, arguments.files)
-    return _verify(arguments.release, arguments.processes)
+    run = {
+        "status": _status,
+        "verify": _verify,
+        "unpack": _unpack,
+        "key": _key,
+        "lock": _lock,
+        "undo": _undo,
+        "withdraw": _withdraw,
+        "backup": _backup,
+        "restore": _restore,
+    }[arguments.command]
+    return run(arguments)
 
 
-def _status(directory: Path, watch: bool) -> int:
+def _add_review_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    undo = commands.add_parser(
+        "undo", help="take decisions back: own ones, or anybody's as a senior"
+    )
+    undo.add_argument("events", nargs="+", metavar="EVENT_ID", help="first 8 digits or more")
+    withdraw = commands.add_parser(
+        "withdraw", help="take a case's tumor masks out of the release until signed again"
+    )
+    withdraw.add_argument("case", help="case id")
+    withdraw.add_argument(
+        "--organ", action="append", default=[], help="only this organ; may be repeated"
+    )
+    for command in (undo, withdraw):
+        command.add_argument("--reviewer", required=True, help="reviewer_id in reviewers.csv")
+        command.add_argument(
+            "--reason", required=True, help="why; kept in the ledger, not released"
+        )
+        command.add_argument(
+            "--records", type=Path, default=Path("records"), help="folder of human work"
+        )
+    backup = commands.add_parser(
+        "backup", help="check the records folder and write it into one tar archive"
+    )
+    backup.add_argument("records", type=Path, help="folder of human work")
+    backup.add_argument("archive", type=Path, help="tar file to create")
+    backup.add_argument(
+        "--with-key",
+        action="store_true",
+        help="take in pseudonym.key; keep the archive as secret as the key",
+    )
+    restore = commands.add_parser("restore", help="check a backup and unpack it into a new folder")
+    restore.add_argument("archive", type=Path, help="tar file of backup")
+    restore.add_argument("records", type=Path, help="new or empty folder")
+
+
+def _status(arguments: argparse.Namespace) -> int:
     while True:
-        text = format_status(read_status(directory / "results"))
+        text = format_status(read_status(arguments.directory / "results"))
         # Clear the terminal, so that the table stays in its place.
-        print(f"\033[2J\033[H{text}" if watch else text, flush=True)
-        if not watch:
+        print(f"\033[2J\033[H{text}" if arguments.watch else text, flush=True)
+        if not arguments.watch:
             return 0
         time.sleep(5)
 
 
-def _verify(release: Path, processes: int) -> int:
+def _verify(arguments: argparse.Namespace) -> int:
     from tumoratlas.release.verify import verify_release
 
-    found = verify_release(release, processes=processes)
+    found = verify_release(arguments.release, processes=arguments.processes)
     for problem in found.problems:
         print(problem)
     verdict = f"{len(found.problems)} problems" if found.problems else "every promise holds"
-    print(f"{release}: {found.files} files, {found.cases} cases, {found.tumors} tumors: {verdict}")
+    print(
+        f"{arguments.release}: {found.files} files, {found.cases} cases, {found.tumors} tumors: "
+        f"{verdict}"
+    )
     return 1 if found.problems else 0
 
 
@@ -90,20 +137,70 @@ def _unpack(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _key(file: Path) -> int:
+def _key(arguments: argparse.Namespace) -> int:
     from tumoratlas.ingest.pseudonyms import write_key
 
-    write_key(file)
-    print(f"{file}: keep a copy in a safe place; it is never released")
+    write_key(arguments.file)
+    print(f"{arguments.file}: keep a copy in a safe place; it is never released")
     return 0
 
 
-def _lock(file: Path, folder: Path, files: list[str]) -> int:
+def _lock(arguments: argparse.Namespace) -> int:
     from tumoratlas.ingest.fetching import lock_files
 
-    named = dict(text.partition("=")[::2] for text in files)
-    lock_files(file, folder, named)
-    print(f"{file}: {len(named)} files; commit it beside the configuration")
+    named = dict(text.partition("=")[::2] for text in arguments.files)
+    lock_files(arguments.file, arguments.folder, named)
+    print(f"{arguments.file}: {len(named)} files; commit it beside the configuration")
+    return 0
+
+
+def _undo(arguments: argparse.Namespace) -> int:
+    from tumoratlas.review.commands import undo
+
+    taken = undo(
+        arguments.records,
+        arguments.events,
+        reviewer_id=arguments.reviewer,
+        reason=arguments.reason,
+        now=datetime.now(UTC),
+    )
+    return _told(taken)
+
+
+def _withdraw(arguments: argparse.Namespace) -> int:
+    from tumoratlas.review.commands import withdraw
+
+    taken = withdraw(
+        arguments.records,
+        arguments.case,
+        arguments.organ,
+        reviewer_id=arguments.reviewer,
+        reason=arguments.reason,
+        now=datetime.now(UTC),
+    )
+    return _told(taken)
+
+
+def _told(events: "list[Event]") -> int:
+    for event in events:
+        print(f"{event.decision} of {event.case_id} {event.organ} as {event.event_id[:16]}")
+    print("the next run of the workflow takes it in")
+    return 0
+
+
+def _backup(arguments: argparse.Namespace) -> int:
+    from tumoratlas.review.backup import backup
+
+    files = backup(arguments.records, arguments.archive, with_key=arguments.with_key)
+    print(f"{arguments.archive}: {files} files, all checked")
+    return 0
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from tumoratlas.review.backup import restore
+
+    files = restore(arguments.archive, arguments.records)
+    print(f"{arguments.records}: {files} files, all checked")
     return 0
 
 

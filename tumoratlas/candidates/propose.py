@@ -37,7 +37,7 @@ class Candidate:
     Attributes
     ----------
     candidate_id
-        First 16 hexadecimal digits of the hash of case, organ, model and native voxels.
+        First 16 hexadecimal digits of the hash of case, organ and native voxels.
     number
         Its value in the case's candidate map: 1 .. n by descending ``max_p``, ties by first
         native voxel. For display only.
@@ -105,7 +105,7 @@ def propose_candidates(
     threshold
         The chosen one of them.
     case_id, organ, model_id
-        Written into the rows and into the ids.
+        Written into the rows; case and organ into the ids, too.
     minimum_volume_mm3
         Smaller components on the model grid are left out.
     organ_mask_native
@@ -172,7 +172,7 @@ def propose_candidates(
         numbers[index + 1] = len(rows) + 1
         volume_mm3 = len(voxels) * native_grid.voxel_volume_mm3
         candidate = Candidate(
-            candidate_id=_candidate_id(voxels, native.shape, case_id, organ, model_id),
+            candidate_id=_candidate_id(voxels, native.shape, case_id, organ),
             number=len(rows) + 1,
             case_id=case_id,
             organ=organ,
@@ -271,12 +271,15 @@ def _distance_mm(
 
 
 def _candidate_id(
-    voxels: NDArray[np.int64], shape: tuple[int, ...], case_id: str, organ: str, model_id: str
+    voxels: NDArray[np.int64], shape: tuple[int, ...], case_id: str, organ: str
 ) -> str:
-    """Hash what a candidate is: case, organ, model, grid shape and runs of native voxels."""
+    """Hash what a candidate is: case, organ, grid shape and runs of native voxels.
+
+    Not the model: people decide on voxels, and the same voxels of another model are the same.
+    """
     flat = np.ravel_multi_index(tuple(voxels.T), shape)
     starts = np.flatnonzero(np.diff(flat, prepend=-2) != 1)
     lengths = np.diff(starts, append=len(flat))
     runs = np.column_stack([flat[starts], lengths]).astype("<i8").tobytes()
-    head = to_json([case_id, organ, model_id, list(shape)])
+    head = to_json([case_id, organ, list(shape)])
     return sha256_bytes(head.encode() + b"\n" + runs)[:ID_DIGITS]

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from tumoratlas.core.errors import ConfigError, InputError
 
 RULES = ("any", "iou")
+# The column of the curve that must reach the wanted sensitivity.
+CRITERIA = {"point": "sensitivity", "ci_lower": "sensitivity_low"}
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class ThresholdChoice:
         The probability cut and its place in the thresholds: candidates are ``level > index``.
     rule
         Hit rule, ``any`` or ``iou``.
-    target
-        The wanted sensitivity.
+    criterion, target
+        What has to reach the wanted sensitivity (``point`` or ``ci_lower``), and that value.
     is_target_reached
         False if this is the fallback of a model that never reaches the target.
     sensitivity, sensitivity_low, sensitivity_high
@@ -39,6 +41,7 @@ class ThresholdChoice:
     threshold: float
     index: int
     rule: str
+    criterion: str
     target: float
     is_target_reached: bool
     sensitivity: float
@@ -57,6 +60,7 @@ def choose_threshold(
     organ: str,
     sensitivity: float = 0.90,
     rule: str = "any",
+    criterion: str = "point",
     maximum_false_fraction: float = 1.0,
     on_shortfall: str = "error",
 ) -> ThresholdChoice:
@@ -76,6 +80,9 @@ def choose_threshold(
         Wanted share of lesions hit.
     rule
         Hit rule.
+    criterion
+        What has to reach it: ``point``, the share itself, or ``ci_lower``, the lower end of its
+        interval.
     maximum_false_fraction
         Largest allowed share of the searched volume covered by candidates outside lesions.
     on_shortfall
@@ -88,24 +95,26 @@ def choose_threshold(
         No threshold reaches the target and ``on_shortfall`` is ``error``, or all thresholds
         flood the searched volume.
     ConfigError
-        Unknown rule or ``on_shortfall``.
+        Unknown rule, criterion or ``on_shortfall``.
     """
-    if rule not in RULES or on_shortfall not in ("error", "fallback"):
+    known = rule in RULES and criterion in CRITERIA and on_shortfall in ("error", "fallback")
+    if not known:
         raise ConfigError(
             "FROC_OPTION",
-            f"rule {rule!r}, on_shortfall {on_shortfall!r}",
+            f"rule {rule!r}, criterion {criterion!r}, on_shortfall {on_shortfall!r}",
             "is not a known choice",
-            remedy="Use rule any or iou, and on_shortfall error or fallback.",
+            remedy="Use rule any or iou, criterion point or ci_lower, and on_shortfall error or "
+            "fallback.",
         )
     points = curve[curve["rule"] == rule].sort_values("threshold", ignore_index=True)
     sane = points[points["false_fraction"] <= maximum_false_fraction]
-    reached = sane[sane["sensitivity"] >= sensitivity]
+    reached = sane[sane[CRITERIA[criterion]] >= sensitivity]
     if sane.empty or (reached.empty and on_shortfall == "error"):
         best = points.loc[points["sensitivity"].idxmax()]
         raise InputError(
             "FROC_SHORTFALL",
             f"{organ} model",
-            f"reaches no sensitivity of {sensitivity:g} at a usable threshold",
+            f"reaches no sensitivity of {sensitivity:g} ({criterion}) at a usable threshold",
             remedy="Train it further, add lower thresholds, or allow the fallback by config.",
             evidence=f"best {best['sensitivity']:.3f} at {best['threshold']:g} with false "
             f"fraction {best['false_fraction']:.3g} (allowed {maximum_false_fraction:g})",
@@ -119,6 +128,7 @@ def choose_threshold(
         threshold=float(row["threshold"]),
         index=int(row.name),
         rule=rule,
+        criterion=criterion,
         target=sensitivity,
         is_target_reached=is_target_reached,
         sensitivity=float(row["sensitivity"]),

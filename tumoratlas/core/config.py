@@ -30,6 +30,16 @@ def check_config(config: Mapping[str, Any], schema_path: Path) -> None:
             told,
             remedy="config.yaml documents every key with its unit and meaning",
         )
+    candidates = config["candidates"]
+    farthest_mm = max(candidates["margin_mm"].values())
+    if candidates["region_margin_mm"] < farthest_mm:
+        raise ConfigError(
+            "CONFIG_VALUE",
+            "candidates.region_margin_mm",
+            "is below a margin that candidates may lie at, so that some would never be seen",
+            remedy=f"Set it to {farthest_mm:g} or more",
+            evidence=f"{candidates['region_margin_mm']:g} mm",
+        )
 
 
 def _tell(error: ValidationError, schema: Mapping[str, Any]) -> str:

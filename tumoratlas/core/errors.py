@@ -1,5 +1,8 @@
 """The errors that a user can mend: each says which file, what is wrong and what to do."""
 
+from functools import partial
+from typing import Any
+
 
 class TumorAtlasError(Exception):
     """A defect of the input, told in one line.
@@ -27,6 +30,11 @@ class TumorAtlasError(Exception):
         self.remedy = remedy
         self.evidence = evidence
         super().__init__(code, self.subject, reason, remedy, evidence)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are rebuilt from their positional arguments, which these do not take.
+        facts = {"remedy": self.remedy, "evidence": self.evidence}
+        return partial(type(self), **facts), (self.code, self.subject, self.reason)
 
     def __str__(self) -> str:
         evidence = f" ({self.evidence})" if self.evidence else ""
@@ -62,3 +70,7 @@ class ReviewError(TumorAtlasError):
 
 class ReleaseError(TumorAtlasError):
     """A release that breaks one of its promises."""
+
+
+class MachineError(TumorAtlasError):
+    """A fault of the machine, not of a scan: the job fails and the scan stays to be done."""

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tumoratlas.core.errors import TumorAtlasError
+from tumoratlas.core.errors import MachineError, TumorAtlasError
 from tumoratlas.core.files import (
     read_json,
     sha256_bytes,
@@ -102,10 +102,13 @@ class Step:
 
 
 def shard_step(job: Any) -> Step:
-    """Return the step of a sharded rule's job; per-scan folders lie beside its manifest."""
+    """Return the step of a job of the runner; per-scan folders lie beside its manifest.
+
+    A shard bears the name of its manifest.
+    """
     return Step(
         rule=job.rule,
-        shard=job.wildcards.shard,
+        shard=Path(job.output.manifest).stem,
         folder=Path(job.output.manifest).parent,
         params=job.params.settings,
         code=job.params.code,
@@ -175,8 +178,8 @@ def run_shard(step: Step, tasks: Sequence[Task], work: Work, manifest: Path) -> 
     ------
     TumorAtlasError
         ``SYSTEMATIC_FAILURE`` when more than ``max_excluded_fraction`` of the shard failed;
-        these scans are tried again by the next run. ``DISK_FULL`` when results cannot be
-        written.
+        these scans are tried again by the next run. `MachineError`: ``DISK_FULL`` when results
+        cannot be written, or what ``work`` raises; the scan stays to be done.
     """
     tasks = sorted(tasks, key=lambda task: task.id)
     step.folder.mkdir(parents=True, exist_ok=True)
@@ -389,13 +392,8 @@ class _Pool:
         except (EOFError, ConnectionResetError):
             self._bury(connection, process, task)
             return
-        if facts["status"] == "no_room":
-            raise TumorAtlasError(
-                "DISK_FULL",
-                self._step.folder,
-                f"the results of {task.id} cannot be written: {facts['reason']}",
-                remedy="Make room and run the same command again; it resumes here",
-            )
+        if facts["status"] == "machine":
+            raise facts["error"]
         self._book(task, facts)
         self._hand_out(connection)
 
@@ -502,10 +500,18 @@ def _die_with_parent() -> None:
 def _work_on(step: Step, task: Task, key: str, work: Work) -> dict[str, Any]:
     try:
         return _attempt(step, task, key, work)
+    except MachineError as error:
+        return {"status": "machine", "error": error}
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        return {"status": "no_room", "reason": str(error)}
+        full = MachineError(
+            "DISK_FULL",
+            step.folder,
+            f"the results of {task.id} cannot be written: {error}",
+            remedy="Make room and run the same command again; it resumes here",
+        )
+        return {"status": "machine", "error": full}
 
 
 def _attempt(step: Step, task: Task, key: str, work: Work) -> dict[str, Any]:
@@ -518,7 +524,9 @@ def _attempt(step: Step, task: Task, key: str, work: Work) -> dict[str, Any]:
         record = {"status": "ok", "row": row, "excluded": None, "outputs": _outputs(temporary)}
         _store(step, task, key, record, temporary)
     except Exception as error:  # whatever one scan does, the others go on
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if isinstance(error, MachineError) or (
+            isinstance(error, OSError) and error.errno in _NO_ROOM
+        ):
             raise
         log.error("%s excluded: %s", task.id, error)
         if not isinstance(error, TumorAtlasError):

@@ -14,7 +14,8 @@ from tumoratlas.images.arrays import write_array
 from tumoratlas.images.nifti import write_nifti
 from tumoratlas.images.resample import resample_image, resample_labels
 from tumoratlas.ingest.alignment import Alignment
-from tumoratlas.ingest.labels import LabelMask, read_labels
+from tumoratlas.ingest.fitting import PAIRS, SPLEEN_LIVER, centroid_x
+from tumoratlas.ingest.labels import LabelMask, _side_row, read_labels
 from tumoratlas.ingest.readers import ScanVolume, read_scan
 
 TUMOR, CYST = 1, 2
@@ -70,7 +71,11 @@ def harmonize_case(
         excluded += bad
         way = None if scan is members[0] else Alignment.from_json(scan["alignment"])
         cut = _cut_names(masks, way, kept.hu.shape)
+        wrong = _wrong_sides(masks, way, kept.hu.shape)
+        excluded += [_side_row(scan["scan_id"], name, *_SIDES) for name in sorted(wrong)]
         for mask in masks:
+            if mask.name in wrong:
+                continue
             repairs += [
                 {"id": f"{scan['scan_id']}/{mask.name}", "rule": _RULE, **asdict(repair)}
                 for repair in mask.repairs
@@ -152,6 +157,33 @@ def _cut_names(
     return cut
 
 
+_SIDES = (
+    "COPY_MIRRORED",
+    "this copy and the kept scan are mirror images, and here the mask lies on the wrong side",
+    "",
+    "Look at both: one of the images has swapped sides; `ingest.precedence` decides which is kept",
+)
+
+
+def _wrong_sides(
+    masks: Sequence[LabelMask], way: Alignment | None, shape: tuple[int, ...]
+) -> set[str]:
+    """Return all masks of a mirrored copy if its pairs lie on wrong sides of the kept scan."""
+    if way is None or not way.is_mirrored:
+        return set()
+    sided = {name for pair in (*PAIRS, SPLEEN_LIVER) for name in pair}
+    places = {}
+    for mask in masks:
+        if mask.name in sided and (voxels := way.carry(mask.voxels, shape)[0]).any():
+            places[mask.name] = centroid_x(voxels)
+    swapped = any(
+        places[left] > places[right]
+        for left, right in (*PAIRS, SPLEEN_LIVER)
+        if left in places and right in places
+    )
+    return {mask.name for mask in masks} if swapped else set()
+
+
 def _is_cut(voxels: NDArray[np.bool_], inside: NDArray[np.bool_]) -> bool:
     """Return whether a mask ends where its copy does, and not where the structure does.
 
@@ -162,6 +194,8 @@ def _is_cut(voxels: NDArray[np.bool_], inside: NDArray[np.bool_]) -> bool:
     inside
         The voxels of the kept scan that the copy covers, bool (z, y, x): a box.
     """
+    if not inside.any():
+        return True  # nothing of the copy lies on the kept scan
     for axis in range(3):
         covered = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
         first, last = covered[0], covered[-1]

@@ -112,6 +112,11 @@ class Alignment:
         """Whether voxel centres fall on voxel centres, one to one."""
         return all(abs(s) == 1 for s in self.scales) and all(t == round(t) for t in self.shifts)
 
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether the map turns left into right: an odd number of flips and exchanged axes."""
+        return float(np.linalg.det(np.array(self.rows)[:, :3])) < 0
+
     def inverse(self) -> Alignment:
         """Return the map from indices of b to indices of a."""
         axes, scales, shifts = [0] * 3, [0.0] * 3, [0.0] * 3

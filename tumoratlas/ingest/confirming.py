@@ -69,7 +69,8 @@ def confirm_pair(
     ``same``: equal voxels over one field of view, up to flips, clipping, padding, slices that
     occur twice, and a constant added to all values. ``crop``: one has voxels of its own around
     the common ones. ``overlap``: both have, or only part of the common voxels is equal: one
-    patient, but no copy. ``resample``: the noise of both correlates although their grids
+    patient, but no copy; so are scans with many equal slices at no common shift, as where slices
+    are missing. ``resample``: the noise of both correlates although their grids
     differ. ``none``: anything else, such as another phase of the same patient.
 
     Parameters
@@ -86,6 +87,18 @@ def confirm_pair(
     ``equal_share`` of the voxels above air and within both ranges (None if resampled);
     ``correlation`` of the noise (None unless resampled); ``evidence``.
     """
+    row = _compare(hu_a, hu_b, pair)
+    slices, least = pair.get("slices", 0), PARTLY_SHARE * min(len(hu_a), len(hu_b))
+    if row["relation"] == "none" and slices >= least:
+        told = f"{slices} slices are equal; {row['evidence']}"
+        row |= {"relation": "overlap", "evidence": told}
+    return row
+
+
+def _compare(
+    hu_a: NDArray[np.int16], hu_b: NDArray[np.int16], pair: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Compare two scans at the alignment that was found; see `confirm_pair`."""
     row = {key: pair[key] for key in ("pair_id", "a", "b", "found_by", "shared")}
     row |= {"relation": "none", "outer": None, "alignment": pair["alignment"]}
     row |= {"offset_hu": None, "equal_share": None, "correlation": None}

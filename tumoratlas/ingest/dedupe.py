@@ -74,7 +74,9 @@ def deduplicate(
     rank = {source: n for n, source in enumerate(precedence)}
     edges = _edges(relations)
     rows, excluded = [], []
-    for group in members.values():
+    waiting = list(members.values())
+    while waiting:
+        group = waiting.pop()
         name = f"g{min(scan['voxel_sha256'] for scan in group)[:16]}"
         false = {scan["scan_id"] for scan in group if _has_false_spacing(scan, group)}
         group.sort(
@@ -89,6 +91,10 @@ def deduplicate(
         chosen = group[0]
         kept = chosen["role"] == "pool" and chosen["scan_id"] not in false
         ways = _ways(chosen["scan_id"], edges)
+        if rest := [scan for scan in group if scan["scan_id"] not in ways]:
+            waiting.append(rest)
+            group = [scan for scan in group if scan["scan_id"] in ways]
+            name = f"g{min(scan['voxel_sha256'] for scan in group)[:16]}"
         for n, scan in enumerate(group):
             relation, alignment = ways[scan["scan_id"]]
             row = {**scan, "duplicate_group": name, "kept": kept and n == 0, "rank": n}
@@ -132,8 +138,11 @@ def _edges(relations: Rows) -> dict[str, list[tuple[str, str, Alignment]]]:
     for row in relations:
         if row["relation"] in COPIES:
             way = Alignment.from_json(row["alignment"])
-            edges.setdefault(row["a"], []).append((row["b"], row["relation"], way))
-            edges.setdefault(row["b"], []).append((row["a"], row["relation"], way.inverse()))
+            outward = {None: 0, row["a"]: -1, row["b"]: 1}[row.get("outer")]
+            edges.setdefault(row["a"], []).append((row["b"], row["relation"], way, outward))
+            edges.setdefault(row["b"], []).append(
+                (row["a"], row["relation"], way.inverse(), -outward)
+            )
     return edges
 
 
@@ -147,18 +156,21 @@ def _ways(
     """
     costs = {"same": 1, "crop": 100, "resample": 10_000}
     found: dict[str, tuple[str, Alignment]] = {}
-    queue = [(0, chosen, "same", Alignment.identity())]
+    seen: set[tuple[str, int]] = set()
+    queue = [(0, chosen, 0, "same", Alignment.identity())]
     while queue:
-        cost, scan, relation, to_chosen = heapq.heappop(queue)
-        if scan in found:
+        cost, scan, outward, relation, to_chosen = heapq.heappop(queue)
+        if (scan, outward) in seen:
             continue
-        found[scan] = (relation, to_chosen)
-        for other, link, way in edges.get(scan, ()):
-            if other not in found:
+        seen.add((scan, outward))
+        found.setdefault(scan, (relation, to_chosen))
+        for other, link, way, turn in edges.get(scan, ()):
+            # Out of a crop and into another, or into one and out again: other voxels.
+            if outward * turn >= 0 and (other, outward or turn) not in seen:
                 # `way` leads from this scan to the other one.
                 joined = way.inverse().then(to_chosen)
                 worst = max(relation, link, key=costs.__getitem__)
-                heapq.heappush(queue, (cost + costs[link], other, worst, joined))
+                heapq.heappush(queue, (cost + costs[link], other, outward or turn, worst, joined))
     return found
 
 

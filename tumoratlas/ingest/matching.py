@@ -60,6 +60,7 @@ def match_scans(
     names = sorted(fingerprints)
     prints = [fingerprints[name] for name in names]
     found: dict[_Pair, dict[str, Any]] = {}
+    slices: dict[_Pair, int] = {}
 
     def add(pair: _Pair, way: str, shared: int, alignment: Alignment) -> None:
         row = found.setdefault(pair, {"found_by": [], "shared": shared, "alignment": alignment})
@@ -73,6 +74,7 @@ def match_scans(
         if alignment is not None:
             add(pair, "anchors", shared, alignment)
     for pair, shared in _sharing([_telling(p.slices) for p in prints], _LEAST_SLICES):
+        slices[pair] = shared
         if pair in found:
             found[pair]["found_by"].append("slices")
             continue
@@ -102,6 +104,7 @@ def match_scans(
             "b": names[b],
             "found_by": row["found_by"],
             "shared": row["shared"],
+            "slices": slices.get((a, b), 0),
             "alignment": row["alignment"].to_json(),
         }
         for (a, b), row in sorted(found.items())

@@ -137,7 +137,9 @@ class MaskPlacer:
         )
         if not can_be_ordered:
             if is_there:
-                return split(turned), repairs
+                masks = split(turned)
+                self._refuse_flipped(file, masks)
+                return masks, repairs
             raise _off_grid(file, self._apart(canonical))
         if others is None and not is_there:
             raise HeaderContradictionError
@@ -166,6 +168,16 @@ class MaskPlacer:
             way = f"axis codes {grid.orientation} on the scan's grid"
         repair = self._repair(file, canonical, f"{way} ({shown})")
         return split(turned if better > 0 else ordered), (*repairs, repair)
+
+    def _refuse_flipped(self, file: NiftiFile, masks: Masks) -> None:
+        """Refuse masks without an edge in the image, which have one when they are flipped."""
+        own = mean_edge(masks, self.volume.hu)
+        if own is None or own >= LEAST_EDGE:
+            return
+        flipped = [{n: np.flip(m, axes) for n, m in masks.items()} for axes in _FLIPS]
+        best = max(mean_edge(turn, self.volume.hu) or 0 for turn in flipped)
+        if best >= own + 2 * edge_margin(masks):
+            raise _ambiguous(file, f"edge {own:.2f}, {best:.2f} when flipped")
 
     def _own_grid(self, file: NiftiFile) -> tuple[Grid, tuple[Repair, ...]]:
         grid, repairs = file.grid, file.repairs

@@ -38,6 +38,14 @@ def read_case_ids(path: Path) -> dict[str, str]:
     return ids
 
 
+def read_groups(path: Path) -> dict[str, str]:
+    """Return the patient group of each case when it was registered, in order of registration."""
+    groups: dict[str, str] = {}
+    for entry in read_lines(path):
+        groups.setdefault(entry["case_id"], entry["group"])
+    return groups
+
+
 def withdrawn_cases(path: Path) -> list[dict[str, str]]:
     """Return an ``excluded`` row for every id that no content has any more."""
     ids = read_case_ids(path)
@@ -56,12 +64,14 @@ def withdrawn_cases(path: Path) -> list[dict[str, str]]:
     ]
 
 
-def append_case_ids(path: Path, new: Mapping[str, str], registered: Mapping[str, str]) -> None:
-    """Append ids to the registry; one that replaces another says so."""
+def append_case_ids(
+    path: Path, new: Mapping[str, str], registered: Mapping[str, str], groups: Mapping[str, str]
+) -> None:
+    """Append ids to the registry, with the group of each case; one that replaces says so."""
     append_lines(
         path,
         [
-            {"voxel_sha256": content, "case_id": case_id}
+            {"voxel_sha256": content, "case_id": case_id, "group": groups[case_id]}
             | ({"instead_of": registered[content]} if content in registered else {})
             for content, case_id in new.items()
         ],

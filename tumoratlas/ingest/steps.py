@@ -128,6 +128,7 @@ def case_members(
     scans: Sequence[Mapping[str, Any]],
     relations: Sequence[Mapping[str, Any]],
     listed: Mapping[str, Mapping[str, Any]],
+    published: Mapping[str, str],
 ) -> dict[str, dict[str, Any]]:
     """Return what later stages need of every case, by case id.
 
@@ -139,16 +140,22 @@ def case_members(
         Confirmed relations.
     listed
         `listed_scans`.
+    published
+        Group of each case when it was registered, `tumoratlas.ingest.registry.read_groups`.
 
     Returns
     -------
-    Per case ``shard``; ``group``, named after its first case, which cases of one patient share,
-    so that no split or fold tears a patient apart; ``reserved``, the test sets that the group
+    Per case ``shard``; ``group``, which cases of one patient share, so that no split or fold
+    tears a patient apart, and which keeps the name that its first registered case had, so that
+    no case changes its split when others come or go; ``reserved``, the test sets that the group
     touches; ``members``: the listed scans of the case, the kept one first and the others by
     precedence, each with ``file_sha256``, ``content`` (hash of the image and label files) and
     ``alignment`` to the kept one.
     """
-    patients = link_patients(scans, relations)
+    # Scans that could not be read have a patient too, and may belong to a test set.
+    read = {scan["scan_id"] for scan in scans}
+    unread = [{**one, "links": []} for scan_id, one in listed.items() if scan_id not in read]
+    patients = link_patients([*scans, *unread], relations)
     cases: dict[str, dict[str, Any]] = {}
     for scan in sorted((s for s in scans if s["case_id"]), key=lambda s: s["rank"]):
         group, reserved = patients[scan["scan_id"]]
@@ -164,8 +171,9 @@ def case_members(
         }
         case["members"].append({**listed[scan["scan_id"]], **facts})
     names: dict[str, str] = {}
-    for case_id in sorted(cases):
-        names.setdefault(cases[case_id]["group"], case_id)
+    order = {case_id: place for place, case_id in enumerate(published)}
+    for case_id in sorted(cases, key=lambda c: (order.get(c, len(order)), c)):
+        names.setdefault(cases[case_id]["group"], published.get(case_id, case_id))
     for case in cases.values():
         case["group"] = names[case["group"]]
     return cases

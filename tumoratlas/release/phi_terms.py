@@ -164,6 +164,9 @@ def _person_terms(name: str) -> Iterator[str]:
     """Give a DICOM person name, its family name, and its other names if they are long enough."""
     yield from _phrase(name)
     for group in name.split("="):
+        # The whole name tells somebody even where each of its parts is a common word.
+        if len(tokens_of(group)) > 1:
+            yield group.strip()
         for index, part in enumerate(group.split("^")[:3]):  # not prefix and suffix
             for word in [part, *re.split(r"[\s-]+", part)]:
                 yield from _phrase(word, _FEWEST_LETTERS if index else _FEWEST_OF_FAMILY_NAME)

@@ -24,6 +24,7 @@ from tumoratlas.core.files import sha256_file
 from tumoratlas.core.structures import tumor_structures
 from tumoratlas.core.tables import read_rows_of, write_csv
 from tumoratlas.release.build import MODEL_COLUMNS, SUMS, class_map_facts, write_counts
+from tumoratlas.release.leakage import audit_leakage
 from tumoratlas.release.splits import RESERVED, SCHEMES
 from tumoratlas.release.tables import LOCAL_PATH, ORDER, released_schema
 from tumoratlas.release.verify_case import ReleasedCase, verify_case
@@ -259,6 +260,20 @@ class _Release:
         for row in self.tables["leakage"]:
             if row["is_leak"]:
                 self.report("LEAK", row["case_id"], f"touches {row['test_set']} by {row['path']}")
+        # Searched again: a table of leakage that lacks a row proves nothing.
+        scans = [{**row, "links": []} for row in self.tables["scans"]]
+        try:
+            audit = audit_leakage(scans, self.tables["relations"], self.tables["splits"])
+        except TumorAtlasError as error:
+            self.report("LEAK", error.subject, error.reason)
+            return
+        touched |= {row["case_id"] for row in audit.cases if row["test_set"]}
+        for row in audit.torn:
+            self.report("LEAK", f"{row['scheme']} {row['cases']}", row["path"])
+        for case_id in sorted(
+            {r["case_id"] for r in audit.cases} - {r["case_id"] for r in self.tables["leakage"]}
+        ):
+            self.report("LEAK", case_id, "has no row in leakage")
         for row in self.tables["splits"]:
             if row["case_id"] in touched and row["split"] != RESERVED:
                 self.report("LEAK", f"{row['scheme']} {row['case_id']}", f"is in {row['split']}")

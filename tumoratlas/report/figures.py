@@ -12,6 +12,10 @@ import pandas as pd
 WIDTH, HEIGHT = 320, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 36, 12, 22, 34
 _TICKS, _BINS = 4, 40
+# At most so many steps between the ticks of a plane, give or take one.
+_STEPS = 5
+# More points of a curve than this cannot be told apart.
+_POINTS = 250
 
 
 def size_figure(counts: pd.DataFrame, organ: str) -> str:
@@ -121,6 +125,50 @@ def froc_figure(
     return _figure(f"{organ}: sensitivity", parts)
 
 
+def loss_figure(organ: str, history: pd.DataFrame) -> str:
+    """Return the loss curves of an organ's folds: two lines each, training and validation.
+
+    Parameters
+    ----------
+    organ
+        The organ.
+    history
+        Its rows of `tumoratlas.train.trainer.loss_table`, at least one.
+    """
+    losses = history[["train_loss", "val_loss"]]
+    epochs = _even_ticks(0, max(_TICKS, int(history["epoch"].max()) + 1))
+    x, y, axes = _plane(epochs, _even_ticks(losses.min(axis=None), losses.max(axis=None)), "epoch")
+    parts = [axes]
+    # Validation last, so that it lies on top.
+    for kind, name in (("train", "train_loss"), ("validation", "val_loss")):
+        for fold, rows in history.sort_values("epoch").groupby("fold"):
+            points = zip(rows["epoch"] + 1, rows[name], strict=True)
+            parts.append(_polyline(kind, f"fold {fold}, {kind}", _thinned([*points]), x, y))
+    return _figure(f"{organ}: loss", parts)
+
+
+def yield_figure(curve: pd.DataFrame, best: pd.DataFrame) -> str:
+    """Return the tumors found against the time of review, with random and best order.
+
+    Parameters
+    ----------
+    curve
+        `tumoratlas.review.plan.yields.YieldCurve.curve` of the order that was followed.
+    best
+        That of the best order of the same work.
+    """
+    minutes, tumors = (float(curve[name].iloc[-1]) for name in ("minutes", "tumors"))
+    x, y, axes = _plane(
+        _even_ticks(0, minutes), _even_ticks(0, max(_TICKS, tumors)), "minutes of review"
+    )
+    # Random orders find tumors evenly on average.
+    parts = [axes, _line("target", x(0), y(0), x(minutes), y(tumors))]
+    for kind, table in (("best", best), ("curve", curve)):
+        points = [(0.0, 0.0), *zip(table["minutes"], table["tumors"], strict=True)]
+        parts.append(_polyline(kind, kind, _thinned(points), x, y))
+    return _figure("tumors found", parts)
+
+
 class _scale:  # noqa: N801 - used as a function
     """A linear map from numbers to places on the page."""
 
@@ -143,6 +191,43 @@ def _axes(x: _scale, y: _scale, x_high: float | None, y_high: float, caption: st
             parts.append(_text("tick", x(along), y(0) + 14, _tick(along)))
     parts.append(_text("caption", (_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 5, caption))
     return "".join(parts)
+
+
+def _plane(
+    x_ticks: Sequence[float], y_ticks: Sequence[float], caption: str
+) -> tuple[_scale, _scale, str]:
+    """Return the scales from the first tick to the last of each axis, and the axes."""
+    x = _scale(x_ticks[0], x_ticks[-1], _LEFT, WIDTH - _RIGHT)
+    y = _scale(y_ticks[0], y_ticks[-1], HEIGHT - _BOTTOM, _TOP)
+    bottom = y(y_ticks[0])
+    parts = [_text("caption", (_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 5, caption)]
+    for value in y_ticks:
+        parts.append(_line("grid", _LEFT, y(value), WIDTH - _RIGHT, y(value)))
+        parts.append(_text("tick end", _LEFT - 5, y(value) + 4, _tick(value)))
+    parts += [_text("tick", x(value), bottom + 14, _tick(value)) for value in x_ticks]
+    return x, y, "".join(parts)
+
+
+def _even_ticks(low: float, high: float) -> list[float]:
+    """Return round numbers at equal steps, from at most ``low`` to at least ``high``."""
+    raw = max(float(high) - float(low), 1e-6) / _STEPS
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [step * n for n in range(first, max(last, first + 1) + 1)]
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return at most `_POINTS` of the points, the first and the last among them."""
+    count = min(len(points), _POINTS)
+    return [points[n] for n in np.linspace(0, len(points) - 1, count).round().astype(int)]
+
+
+def _polyline(
+    kind: str, title: str, points: Sequence[tuple[float, float]], x: _scale, y: _scale
+) -> str:
+    line = _points(points, x, y)
+    return f'<polyline class="{kind}" points="{line}"><title>{title}</title></polyline>'
 
 
 def _figure(title: str, parts: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -25,6 +26,10 @@ ORGAN_DECISIONS = ("source_label", "add", "sign_off", "withdraw")
 DECISIONS = (*CANDIDATE_DECISIONS, *ORGAN_DECISIONS, "contest", "undo")
 MASK_DECISIONS = ("edit", "split", "merge", "add")
 SENIOR_DECISIONS = ("sign_off", "withdraw")
+# Why a candidate is no tumor. Ledgers may hold other words: older forms took free text.
+REJECT_REASONS = ("cyst", "vessel", "normal", "artefact", "other")
+# Where an event comes from: source labels, a batch by its kind, or a command.
+STAGES = ("harmonize", "review", "full_read", "adjudicate", "records")
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 # Fixed width, so that text order is time order.
@@ -59,7 +64,8 @@ class Event:
     seconds
         Time that the reviewer took, in s, or None.
     base_sha256
-        Hash of the mask that the reviewer looked at.
+        Hash of the mask that the reviewer looked at; in an ``undo`` of stage ``records``, the
+        id of the event that it takes back.
     mask_sha256
         Hash of the returned mask in the store, or empty.
     """
@@ -85,6 +91,8 @@ class Event:
 
 
 COLUMNS = tuple(field.name for field in fields(Event))
+# An event and its place in the ledger, or in any part of it that keeps the order.
+Placed = tuple[int, Event]
 
 
 def make_event(
@@ -174,6 +182,33 @@ def read_ledger(path: Path) -> list[Event]:
     return _verified(path, _lines(path))
 
 
+def moment(placed: Placed) -> tuple[str, int]:
+    """Return the time of an event, then its place in the ledger."""
+    return placed[1].time, placed[0]
+
+
+def standing(placed: Iterable[Placed]) -> list[Placed]:
+    """Return the events of people that no ``undo`` takes back, without the undos, by `moment`.
+
+    An ``undo`` takes back its reviewer's latest standing event on the same candidate or organ;
+    one of stage ``records`` takes back the event that it names, whoever decided it.
+    """
+    kept: dict[tuple[str, ...], list[Placed]] = defaultdict(list)
+    for number, event in sorted(placed, key=moment):
+        if event.role == "source":
+            continue
+        place = (event.case_id, event.organ, event.candidate_id or "")
+        mine = kept[*place, event.reviewer_id]
+        if event.decision != "undo":
+            mine.append((number, event))
+        elif event.stage == "records":
+            for key in [key for key in kept if key[:3] == place]:
+                kept[key] = [p for p in kept[key] if p[1].event_id != event.base_sha256]
+        elif mine:
+            mine.pop()
+    return sorted((pair for pairs in kept.values() for pair in pairs), key=moment)
+
+
 def to_table(events: Iterable[Event]) -> list[dict[str, Any]]:
     """Return events as rows of the table ``reviews``, in ledger order."""
     return [asdict(event) for event in events]
@@ -228,6 +263,8 @@ def _problem(event: Event) -> str:
         return f"decision {event.decision!r} is not one of {', '.join(DECISIONS)}"
     if event.role not in ROLES:
         return f"role {event.role!r} is not one of {', '.join(ROLES)}"
+    if event.stage not in STAGES:
+        return f"stage {event.stage!r} is not one of {', '.join(STAGES)}"
     if (event.role == "source") != (event.decision == "source_label"):
         return "source_label is the decision of a source, and the only one"
     if event.decision in SENIOR_DECISIONS and event.role != "senior":
@@ -242,6 +279,8 @@ def _problem(event: Event) -> str:
         return f"{event.decision} is about the organ and takes no candidate_id"
     if event.decision in MASK_DECISIONS and not event.mask_sha256:
         return f"{event.decision} needs a mask"
+    if event.decision == "undo" and event.stage == "records" and not event.base_sha256:
+        return "undo of stage records needs the event that it takes back"
     for name, value in (("base", event.base_sha256), ("mask", event.mask_sha256)):
         if value and not _HASH.fullmatch(value):
             return f"{name}_sha256 is not 64 hexadecimal digits"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
 
-from tumoratlas.core.errors import ConfigError
+from tumoratlas.core.errors import MachineError
 
 if TYPE_CHECKING:
     import torch
@@ -64,13 +64,13 @@ def torch_device(name: str) -> torch.device:
 
     Raises
     ------
-    ConfigError
+    MachineError
         ``NO_GPU``: cuda is wanted and there is none.
     """
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
+        raise MachineError(
             "NO_GPU",
             "device: cuda",
             "this machine offers torch no GPU",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from tumoratlas.core.files import replacing
 from tumoratlas.train.plan import TrainSettings
 
 LOGGER = logging.getLogger(__name__)
+_LOGGED = ("train_losses", "val_losses", "mean_fg_dice", "epoch_start_timestamps")
 
 
 class TumorTrainer(nnUNetTrainer):
@@ -57,6 +59,21 @@ class TumorTrainer(nnUNetTrainer):
         """Seed each epoch on its own, so that a resumed run draws what an unbroken one does."""
         self.seed(self.current_epoch)
         super().on_epoch_start()
+
+    def on_epoch_end(self) -> None:
+        """Log one line of progress; times go to the log alone."""
+        epoch, last = self.current_epoch, {key: self.logger.get_value(key, -1) for key in _LOGGED}
+        super().on_epoch_end()
+        LOGGER.info(
+            "progress: %s fold %s epoch %d of %d: train loss %.4f, validation loss %.4f, "
+            "pseudo Dice %.4f, %.1f s per epoch",
+            self.organ,
+            self.fold,
+            epoch + 1,
+            self.num_epochs,
+            *(last[key] for key in _LOGGED[:3]),
+            time.time() - last["epoch_start_timestamps"],
+        )
 
     def get_training_transforms(self, *args: object, **kwargs: object) -> BasicTransform:
         """Return nnU-Net's augmentation without its one choice by the clock."""

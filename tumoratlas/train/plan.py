@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,37 @@ def train_settings(values: Mapping[str, Any]) -> TrainSettings:
     return TrainSettings(
         **{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
     )
+
+
+def external_by_organ(
+    entries: Iterable[Mapping[str, Any]], trained: Iterable[str]
+) -> dict[str, Mapping[str, Any]]:
+    """Return the entry of ``train.external`` of each organ that has one.
+
+    Parameters
+    ----------
+    entries
+        ``train.external``.
+    trained
+        ``train.organs``.
+
+    Raises
+    ------
+    ConfigError
+        ``MODEL_TWICE``: an organ has two models, and either could come into force last.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for entry in entries:
+        organ = entry["organ"]
+        if organ in {*trained, *found}:
+            raise ConfigError(
+                "MODEL_TWICE",
+                f"train.external, {organ}",
+                "the organ is also in train.organs or listed twice",
+                remedy="Give each organ one model: take it out of one of the two lists",
+            )
+        found[organ] = entry
+    return found
 
 
 def dataset_description(organ: str, cases: int) -> dict[str, Any]:

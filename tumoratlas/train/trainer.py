@@ -6,10 +6,12 @@ import dataclasses
 import logging
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from tumoratlas.core.errors import InputError
 from tumoratlas.core.files import read_json, replacing, sha256_json, write_json
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 WEIGHTS = "weights.safetensors"
+LOSS_COLUMNS = ["organ", "fold", "epoch", "train_loss", "val_loss", "pseudo_dice"]
 
 
 def train_fold(folder: Path, fold: int, settings: TrainSettings, device: torch.device) -> None:
@@ -148,25 +151,18 @@ def _record(
     trainer: TumorTrainer, split: Mapping[str, list[str]], groups: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return what is told of a training: no times, which the log has."""
-    history = trainer.logger.get_checkpoint()
-    losses = {
-        "train_loss": [float(value) for value in history["train_losses"]],
-        "validation_loss": [float(value) for value in history["val_losses"]],
-    }
-    if not all(math.isfinite(value) for values in losses.values() for value in values):
+    history = _history(trainer.logger.get_checkpoint())
+    losses = [row[name] for row in history for name in ("train_loss", "val_loss")]
+    if not all(math.isfinite(loss) for loss in losses):
         raise InputError(
             "NAN_LOSS",
             f"{trainer.organ} fold {trainer.fold}",
             "the training loss is not finite",
             remedy="Lower train.learning_rate and train again",
-            evidence=str(losses["train_loss"]),
+            evidence=str(losses),
         )
     return {
-        **losses,
-        # Undefined (None) in an epoch whose validation patches hold no tumor, true or predicted.
-        "validation_dice": [
-            float(value) if math.isfinite(value) else None for value in history["mean_fg_dice"]
-        ],
+        "history": history,
         "organ": trainer.organ,
         "fold": trainer.fold,
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
@@ -174,3 +170,44 @@ def _record(
         "held_out_groups": sorted({groups[case] for case in split["val"]}),
         "versions": {name: version(name) for name in ("nnunetv2", "torch")},
     }
+
+
+def _history(log: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """Return a row per epoch from nnU-Net's own log, which its checkpoints carry along."""
+    values = zip(
+        log["train_losses"], log["val_losses"], log["mean_fg_dice"], log["lrs"], strict=True
+    )
+    return [
+        {
+            "epoch": epoch,
+            "train_loss": float(train),
+            "val_loss": float(validation),
+            # Undefined (None) where the validation patches hold no tumor, true or predicted.
+            "pseudo_dice": float(dice) if math.isfinite(dice) else None,
+            "learning_rate": float(rate),
+        }
+        for epoch, (train, validation, dice, rate) in enumerate(values)
+    ]
+
+
+def loss_table(paths: Iterable[Path]) -> pd.DataFrame:
+    """Return the loss curves of trainings.
+
+    Parameters
+    ----------
+    paths
+        ``training.json`` files, in any order.
+
+    Returns
+    -------
+    A row per organ, fold and epoch, in that order: ``organ, fold, epoch, train_loss, val_loss,
+    pseudo_dice``. The pseudo Dice is nnU-Net's, over validation patches; NaN where undefined.
+    """
+    records = sorted(map(read_json, paths), key=lambda record: (record["organ"], record["fold"]))
+    rows = [
+        {"organ": record["organ"], "fold": record["fold"], **epoch}
+        for record in records
+        for epoch in record["history"]
+    ]
+    table = pd.DataFrame(rows, columns=LOSS_COLUMNS)
+    return table.astype({"pseudo_dice": float})

@@ -1,0 +1,1 @@
+"""What the review tells about candidates, readers and time."""

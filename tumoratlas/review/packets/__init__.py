@@ -1,0 +1,1 @@
+"""What a reader gets for one batch."""

@@ -15,7 +15,7 @@ from tumoratlas.images.nifti import write_nifti
 from tumoratlas.images.resample import resample_image, resample_labels
 from tumoratlas.ingest.alignment import Alignment
 from tumoratlas.ingest.fitting import PAIRS, SPLEEN_LIVER, centroid_x
-from tumoratlas.ingest.labels import LabelMask, _side_row, read_labels
+from tumoratlas.ingest.labels import LabelMask, read_labels
 from tumoratlas.ingest.readers import ScanVolume, read_scan
 
 TUMOR, CYST = 1, 2
@@ -72,15 +72,15 @@ def harmonize_case(
         way = None if scan is members[0] else Alignment.from_json(scan["alignment"])
         cut = _cut_names(masks, way, kept.hu.shape)
         wrong = _wrong_sides(masks, way, kept.hu.shape)
-        excluded += [_side_row(scan["scan_id"], name, *_SIDES) for name in sorted(wrong)]
         for mask in masks:
+            origin = _origin(scan, mask, way)
             if mask.name in wrong:
+                excluded.append(_row(mask, origin, *_MIRRORED))
                 continue
             repairs += [
                 {"id": f"{scan['scan_id']}/{mask.name}", "rule": _RULE, **asdict(repair)}
                 for repair in mask.repairs
             ]
-            origin = _origin(scan, mask, way)
             if mask.name == POOLED:
                 excluded += _pooled_row(mask, origin)
             elif mask.name in cut:
@@ -157,7 +157,7 @@ def _cut_names(
     return cut
 
 
-_SIDES = (
+_MIRRORED = (
     "COPY_MIRRORED",
     "this copy and the kept scan are mirror images, and here the mask lies on the wrong side",
     "",

@@ -133,8 +133,13 @@ def _shown_mm(spacing_mm: Sequence[float]) -> str:
     return " x ".join(f"{value:.4g}" for value in spacing_mm) + " mm"
 
 
-def _edges(relations: Rows) -> dict[str, list[tuple[str, str, Alignment]]]:
-    edges: dict[str, list[tuple[str, str, Alignment]]] = {}
+# Of a scan: the other one, the relation, the way there, and 1 or -1 where that one holds this one
+# or is held by it.
+_Edge = tuple[str, str, Alignment, int]
+
+
+def _edges(relations: Rows) -> dict[str, list[_Edge]]:
+    edges: dict[str, list[_Edge]] = {}
     for row in relations:
         if row["relation"] in COPIES:
             way = Alignment.from_json(row["alignment"])
@@ -146,10 +151,8 @@ def _edges(relations: Rows) -> dict[str, list[tuple[str, str, Alignment]]]:
     return edges
 
 
-def _ways(
-    chosen: str, edges: Mapping[str, list[tuple[str, str, Alignment]]]
-) -> dict[str, tuple[str, Alignment]]:
-    """Return relation and alignment of every scan of a group to the chosen one.
+def _ways(chosen: str, edges: Mapping[str, Sequence[_Edge]]) -> dict[str, tuple[str, Alignment]]:
+    """Return relation and alignment to the chosen scan of every copy of its own voxels.
 
     Of several chains the one with the fewest resampled links counts, then the shortest: each
     resampled link costs accuracy, an exact one nothing.

@@ -54,17 +54,19 @@ def match_scans(
     Candidates sorted by scan ids, each pair once, for
     `tumoratlas.ingest.confirming.confirm_pair`: ``pair_id``; ``a`` < ``b``; ``found_by``, of
     ``voxels`` (equal hash), ``anchors``, ``slices``, ``thumbnail``, ``overview``; ``shared``,
-    the number of anchors, or else slices, in common; ``alignment`` (JSON): exact from voxels
-    and anchors, along z from slices, from box to box from pictures.
+    the number of anchors, or else slices, in common; ``slices``, how many slices are equal;
+    ``alignment`` (JSON): exact from voxels and anchors, along z from slices, from box to box
+    from pictures, None where slices are equal and no alignment was found.
     """
     names = sorted(fingerprints)
     prints = [fingerprints[name] for name in names]
     found: dict[_Pair, dict[str, Any]] = {}
     slices: dict[_Pair, int] = {}
 
-    def add(pair: _Pair, way: str, shared: int, alignment: Alignment) -> None:
-        row = found.setdefault(pair, {"found_by": [], "shared": shared, "alignment": alignment})
+    def add(pair: _Pair, way: str, shared: int, alignment: Alignment | None) -> None:
+        row = found.setdefault(pair, {"found_by": [], "shared": shared, "alignment": None})
         row["found_by"].append(way)
+        row["alignment"] = row["alignment"] or alignment
 
     for a, b in _equal([voxel_sha256[name] for name in names]):
         turns = prints[a].turn, prints[a].shape, prints[b].turn, prints[b].shape
@@ -78,9 +80,8 @@ def match_scans(
         if pair in found:
             found[pair]["found_by"].append("slices")
             continue
-        alignment = _from_slices(*(prints[i] for i in pair))
-        if alignment is not None:
-            add(pair, "slices", shared, alignment)
+        # Equal slices say enough without one: transposed, say, and some of them missing.
+        add(pair, "slices", shared, _from_slices(*(prints[i] for i in pair)))
     fits: dict[_Pair, float] = {}
     for way, pictures, least in (
         ("thumbnail", _bodies(prints), _LEAST_CORRELATION),
@@ -105,7 +106,7 @@ def match_scans(
             "found_by": row["found_by"],
             "shared": row["shared"],
             "slices": slices.get((a, b), 0),
-            "alignment": row["alignment"].to_json(),
+            "alignment": row["alignment"] and row["alignment"].to_json(),
         }
         for (a, b), row in sorted(found.items())
     ]

@@ -155,7 +155,9 @@ class MaskPlacer:
         if is_there:
             if better < 0 and _is_far_better(by_order, by_header):
                 raise _ambiguous(file, shown)
-            return split(turned), repairs
+            masks = split(turned)
+            self._refuse_flipped(file, masks)
+            return masks, repairs
         chosen = by_header if better > 0 else by_order
         fits = (chosen,) if better else (by_order, by_header)
         edges = [fit.edge for fit in fits if fit is not None and fit.edge is not None]

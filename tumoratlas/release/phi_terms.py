@@ -164,8 +164,10 @@ def _person_terms(name: str) -> Iterator[str]:
     """Give a DICOM person name, its family name, and its other names if they are long enough."""
     yield from _phrase(name)
     for group in name.split("="):
-        # The whole name tells somebody even where each of its parts is a common word.
-        if len(tokens_of(group)) > 1:
+        # The whole name tells somebody even where each of its parts is a common word; initials
+        # and numbers do not, nor does the name of an organ.
+        words = [token for token in tokens_of(group) if token.isalpha() and len(token) > 1]
+        if len(words) > 1 and not _structure_words().issuperset(words):
             yield group.strip()
         for index, part in enumerate(group.split("^")[:3]):  # not prefix and suffix
             for word in [part, *re.split(r"[\s-]+", part)]:

@@ -222,7 +222,7 @@ def test_a_wrong_mask_sent_back_is_excluded_and_the_rest_counts(
     """A damaged return becomes one excluded row; the other decisions stay in force."""
     folder = tmp_path / "run"
     shutil.copytree(reference, folder, symlinks=True)
-    form = pd.read_csv(folder / "records/returns/phantoms/decisions.csv", dtype=str)
+    form = pd.read_csv(folder / "records/returns/b0001/decisions.csv", dtype=str)
     bad = folder / "records/returns/later"
     bad.mkdir()
     row = form.iloc[[0]].assign(decision="maybe", time="2026-02-01T00:00:00Z")

@@ -17,7 +17,8 @@ from tumoratlas.measure.counts import count_tumors
 from tumoratlas.release.tables import ORDER, write_released
 from tumoratlas.release.verify import verify_release
 from tumoratlas.report.figures import froc_figure, organ_figure, radius_figure, size_figure
-from tumoratlas.report.release import format_number, release_summary, write_report
+from tumoratlas.report.page import format_number
+from tumoratlas.report.release import release_summary, write_report
 
 PAPER = ROOT / "resources/paper.csv"
 

@@ -119,6 +119,20 @@ def read_nifti(path: Path, *, max_voxels: int) -> NiftiFile:
     return NiftiFile(path, array, grid, sha256_bytes(data), findings, repairs)
 
 
+def nifti_bytes(array: NDArray[Any], grid: Grid) -> bytes:
+    """Return a NIfTI-1 file of a volume (z, y, x) on its grid, fresh header, not compressed."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(array.dtype)
+    header.set_data_shape(array.shape[::-1])
+    header.set_sform(grid.affine, code=1)
+    header.set_qform(grid.affine, code=1)
+    header.set_xyzt_units("mm")
+    header["vox_offset"] = 352
+    header["magic"] = b"n+1"
+    voxels = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return header.binaryblock + bytes(4) + voxels.tobytes()
+
+
 def write_nifti(path: Path, array: NDArray[Any], grid: Grid) -> str:
     """Write a volume as ``.nii.gz``: equal voxels and grid give equal bytes on any machine.
 
@@ -153,16 +167,7 @@ def write_nifti(path: Path, array: NDArray[Any], grid: Grid) -> str:
     if not path.name.endswith(".nii.gz"):
         raise ValueError(f"{path}: the name of a written volume ends in .nii.gz")
     check_affine(path, grid.affine)
-    header = nib.Nifti1Header()
-    header.set_data_dtype(array.dtype)
-    header.set_data_shape(array.shape[::-1])
-    header.set_sform(grid.affine, code=1)
-    header.set_qform(grid.affine, code=1)
-    header.set_xyzt_units("mm")
-    header["vox_offset"] = 352
-    header["magic"] = b"n+1"
-    voxels = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    content = header.binaryblock + bytes(4) + voxels.tobytes()
+    content = nifti_bytes(array, grid)
     # Higher levels gain 2 % on a CT and a third on a mask. libdeflate, unlike faster engines,
     # gives the same bytes on every processor.
     data = imagecodecs.gzip_encode(content, 1 if array.dtype == np.int16 else 9)

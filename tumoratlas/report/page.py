@@ -6,8 +6,6 @@ from typing import Any
 
 import jinja2
 
-from tumoratlas.report.release import format_number
-
 
 def render_page(template: Path, values: Mapping[str, Any]) -> str:
     """Return the page that a template makes of values; equal values give equal text.
@@ -31,6 +29,17 @@ def render_page(template: Path, values: Mapping[str, Any]) -> str:
     environment.filters["number"] = format_number
     environment.filters["signed"] = _signed
     return environment.get_template(template.name).render(values)
+
+
+def format_number(value: object) -> str:
+    """Return a number for people: thousands apart, at most three digits after the point."""
+    if value is None or value == "" or (isinstance(value, float) and value != value):
+        return "–"
+    if isinstance(value, str):
+        return value
+    if float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:,.3g}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 def _signed(value: int | None) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
 from tumoratlas.core.files import write_text
@@ -22,6 +21,7 @@ from tumoratlas.release.cases import class_map
 from tumoratlas.release.tables import ORDER
 from tumoratlas.release.verify import Verification
 from tumoratlas.report.figures import froc_figure, organ_figure, radius_figure, size_figure
+from tumoratlas.report.page import render_page
 
 STATES = ("present", "confirmed_empty", "unknown")
 _SHOWN_EXCLUDED = 200
@@ -63,36 +63,32 @@ def write_report(
     published = pd.read_csv(paper, keep_default_na=False)
     radii_mm = headline_tumors(tables["tumors"])["radius_mm"].tolist()
     shown = {organ for organ in curves if organ in thresholds}
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = format_number
-    page = environment.from_string(template.read_text(encoding="utf-8")).render(
-        definitions=definitions,
-        verification=verification,
-        total=by_source.iloc[-1].to_dict(),
-        organs=list(tumor_structures()),
-        size_classes=SIZE_CLASSES,
-        sizes=_size_rows(by_size),
-        figures=[organ_figure(by_size), radius_figure(radii_mm, definitions["size_edges_mm"])],
-        size_figures=[size_figure(by_size, organ) for organ in tumor_structures()],
-        froc=[
+    values = {
+        "definitions": definitions,
+        "verification": verification,
+        "total": by_source.iloc[-1].to_dict(),
+        "organs": list(tumor_structures()),
+        "size_classes": SIZE_CLASSES,
+        "sizes": _size_rows(by_size),
+        "figures": [organ_figure(by_size), radius_figure(radii_mm, definitions["size_edges_mm"])],
+        "size_figures": [size_figure(by_size, organ) for organ in tumor_structures()],
+        "froc": [
             _froc(organ, curves[organ], thresholds[organ], published)
             for organ in tumor_structures()
             if organ in shown
         ],
-        comparison=_comparison(published, _our_numbers(tables, by_size, by_source, thresholds)),
-        sources=_source_rows(tables, by_source, published),
-        excluded_codes=_excluded_codes(tables["excluded"]),
-        excluded=tables["excluded"].head(_SHOWN_EXCLUDED).to_dict("records"),
-        excluded_total=len(tables["excluded"]),
-        states=STATES,
-        masks=_mask_rows(tables["masks"]),
-        review=_review(tables["reviews"]),
-        models=_models(release / "models.csv"),
-        splits=_split_rows(tables["splits"]),
-    )
-    write_text(path, page)
+        "comparison": _comparison(published, _our_numbers(tables, by_size, by_source, thresholds)),
+        "sources": _source_rows(tables, by_source, published),
+        "excluded_codes": _excluded_codes(tables["excluded"]),
+        "excluded": tables["excluded"].head(_SHOWN_EXCLUDED).to_dict("records"),
+        "excluded_total": len(tables["excluded"]),
+        "states": STATES,
+        "masks": _mask_rows(tables["masks"]),
+        "review": _review(tables["reviews"]),
+        "models": _models(release / "models.csv"),
+        "splits": _split_rows(tables["splits"]),
+    }
+    write_text(path, render_page(template, values))
 
 
 def release_summary(counts: Iterable[Mapping[str, Any]]) -> str:
@@ -110,17 +106,6 @@ def release_summary(counts: Iterable[Mapping[str, Any]]) -> str:
         numbers = [*(row[name] for name in SIZE_CLASSES), row["tumors"], row["early"]]
         lines.append(f"{row['organ']:<10}" + "".join(f"{number:>8}" for number in numbers))
     return "\n".join(lines)
-
-
-def format_number(value: object) -> str:
-    """Return a number for people: thousands apart, at most three digits after the point."""
-    if value is None or value == "" or (isinstance(value, float) and value != value):
-        return "–"
-    if isinstance(value, str):
-        return value
-    if float(value).is_integer():
-        return f"{int(value):,}"
-    return f"{value:,.3g}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 def _size_rows(by_size: pd.DataFrame) -> list[dict[str, Any]]:

@@ -30,9 +30,8 @@ from tumoratlas.review.numbers.efficiency import efficiency_table
 from tumoratlas.review.numbers.effort import savings_table, time_table
 from tumoratlas.review.numbers.full_reads import empty_table, full_reads, sensitivity_table
 from tumoratlas.review.numbers.readings import ALL, KEY, asked_organs, human_events, lineage_table
-from tumoratlas.review.plan.assignments import Assignment, Key, track
-from tumoratlas.review.plan.planning import chosen_curves
-from tumoratlas.review.plan.priority import level_precision, order_worklist
+from tumoratlas.review.plan.assignments import Assignment, Key
+from tumoratlas.review.plan.planning import chosen_curves, ordered_worklist, stale_rows
 from tumoratlas.review.plan.yields import YieldCurve, yield_curve
 
 Rows = list[dict[str, Any]]
@@ -72,15 +71,14 @@ def write_review_report(
         Jinja template of the page, with ``style.css`` beside it.
     """
     lineage = lineage_table(review.merged)
-    inherited = {c for row in review.merged for own in row["inherited"].values() for c in own}
     chance: Any = {"bootstrap": bootstrap, "seed": seed}
     efficiency = efficiency_table(
-        review.candidates, review.reviews, review.masks, lineage, inherited,
+        review.candidates, review.reviews, review.masks, lineage, review.inherited,
         organs=organs, patients=review.patients, **chance,
     )  # fmt: skip
     times = time_table(review.reviews, organs=organs)
     reads = full_reads(
-        _units(review), review.reviews, review.masks, lineage, review.tumors,
+        review.units, review.reviews, review.masks, lineage, review.tumors,
         patients=review.patients,
     )  # fmt: skip
     sensitivity = sensitivity_table(reads, organs=organs, size_classes=SIZE_CLASSES)
@@ -93,15 +91,13 @@ def write_review_report(
         patients=review.patients,
         **chance,
     )
-    contests = contested(review.merged)
-    chosen = chosen_curves(models.curves, models.thresholds)
-    worklist = order_worklist(
-        review.candidates, review.masks, review.reviews, review.tumors,
-        sources=review.sources, organs=organs, contests=contests, inherited=inherited,
-        precision={organ: level_precision(curve) for organ, curve in chosen.items()},
+    worklist = ordered_worklist(
+        review,
+        curves=chosen_curves(models.curves, models.thresholds),
+        organs=organs,
         size_edges_mm=size_edges_mm,
-    )  # fmt: skip
-    assignments = _assignments(review)
+    )
+    assignments = review.track(review.batches)
     values = {
         "shown": _SHOWN,
         "models": model_rows(models),
@@ -115,14 +111,10 @@ def write_review_report(
         "sensitivity": [r for r in sensitivity if r["tumors"] or _is_read(r)],
         "empty": empty_table(reads, review.masks, organs=organs),
         "agreement": [row for row in agreement if row["double_reads"]],
-        "contests": contests,
+        "contests": contested(review.merged),
         "batches": _batch_rows(assignments),
         "issued": len({line["batch"] for line in review.batches}),
-        "stale": [
-            {"batch": item.line["batch"], "case_id": item.key[0], "organ": item.key[1]}
-            for item in assignments
-            if item.state == "stale"
-        ],
+        "stale": stale_rows(assignments),
         "worklist": worklist,
         "pending": review.pending,
         "order": _order(review, lineage, organs, bootstrap, seed),
@@ -132,14 +124,6 @@ def write_review_report(
 
 def _is_read(row: Mapping[str, Any]) -> bool:
     return row["size_class"] == ALL and row["full_reads"] > 0
-
-
-def _units(review: ReviewFacts) -> pd.DataFrame:
-    """Return the case-organs that may be read in full (`full_reads`)."""
-    proposed = set(review.candidates[KEY].itertuples(index=False, name=None))
-    keys = sorted((row["case_id"], organ) for row in review.merged for organ in row["bases"])
-    rows = [(*key, review.sources[key[0]], key in proposed) for key in keys]
-    return pd.DataFrame(rows, columns=[*KEY, "source", "has_candidates"])
 
 
 def _shown_candidates(
@@ -159,16 +143,6 @@ def _shown_candidates(
         return shown
 
     return load
-
-
-def _assignments(review: ReviewFacts) -> list[Assignment]:
-    ids: dict[Key, list[str]] = defaultdict(list)
-    for case_id, organ, name in review.candidates[[*KEY, "candidate_id"]].itertuples(index=False):
-        ids[case_id, organ].append(name)
-    bases = {(r["case_id"], o): sha256 for r in review.merged for o, sha256 in r["bases"].items()}
-    return track(
-        review.batches, review.reviewers, bases=bases, candidates=ids, events=review.events
-    )
 
 
 def _batch_rows(assignments: Sequence[Assignment]) -> Rows:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,10 @@ class ReviewCase:
         """Return the rows of an organ's candidates; none where it was not predicted."""
         return self.proposed[organ][1]["row"]["candidates"] if organ in self.proposed else []
 
+    def candidate_ids(self, organ: str) -> dict[int, str]:
+        """Return the candidate id of each label of an organ's map."""
+        return {row["number"]: row["candidate_id"] for row in self.rows(organ)}
+
     def candidates(self, organ: str) -> NDArray[np.uint16]:
         """Return the map (z, y, x) of an organ's candidates; it may be empty."""
         if organ not in self.proposed:
@@ -67,8 +72,7 @@ class ReviewCase:
 
     def organ_mask(self, organ: str) -> NDArray[np.bool_] | None:
         """Return the organ's mask (z, y, x), or None where the organ is unknown."""
-        planes, _ = read_array(self.folder / "structures.b2nd")
-        mask = organ_mask(planes, organ)
+        mask = organ_mask(_planes(self.folder), organ)
         return mask if mask.any() else None
 
     def hashes(self) -> dict[str, str]:
@@ -81,6 +85,11 @@ class ReviewCase:
         }
         facts = {organ: sha256_json(facts) for organ, facts in self.annotated.items()}
         return own | theirs | facts
+
+
+@lru_cache(maxsize=1)  # the organs of a case follow one another
+def _planes(folder: Path) -> NDArray[np.uint32]:
+    return read_array(folder / "structures.b2nd")[0]
 
 
 class Bases(Mapping[Key, str]):
@@ -164,7 +173,7 @@ def shown_base(case: ReviewCase, organ: str, store: Path) -> Base:
         case_id=case.case_id,
         organ=organ,
         candidates=case.candidates(organ),
-        candidate_ids={row["number"]: row["candidate_id"] for row in case.rows(organ)},
+        candidate_ids=case.candidate_ids(organ),
         grid=case.grid,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from tumoratlas.core.runner import read_rows
 from tumoratlas.core.tables import SCHEMAS, read_rows_of, read_table
 from tumoratlas.review.bases import Base, BaseKey, read_bases
 from tumoratlas.review.ledger import Event
+from tumoratlas.review.plan.assignments import Assignment, Key, track
 from tumoratlas.review.roster import read_roster, roles
 
 
@@ -57,6 +59,31 @@ class ReviewFacts:
     pending: Sequence[Mapping[str, str]]
     sources: Mapping[str, str]
     patients: Mapping[str, str]
+
+    @property
+    def inherited(self) -> set[str]:
+        """Candidates that decisions on earlier maps settle."""
+        return {c for row in self.merged for own in row["inherited"].values() for c in own}
+
+    @property
+    def units(self) -> pd.DataFrame:
+        """Case-organs that may be read in full: those of `sample_full_reads`, sorted."""
+        proposed = set(self.candidates[["case_id", "organ"]].itertuples(index=False, name=None))
+        rows = [(*key, self.sources[key[0]], key in proposed) for key in sorted(self.maps)]
+        return pd.DataFrame(rows, columns=["case_id", "organ", "source", "has_candidates"])
+
+    def track(self, issued: Iterable[Mapping[str, Any]]) -> list[Assignment]:
+        """Return how assignments stand on the present maps (`assignments.track`)."""
+        ids: dict[Key, list[str]] = defaultdict(list)
+        columns = ["case_id", "organ", "candidate_id"]
+        for case_id, organ, name in self.candidates[columns].itertuples(index=False):
+            ids[case_id, organ].append(name)
+        return track(issued, self.reviewers, bases=self.maps, candidates=ids, events=self.events)
+
+    @property
+    def maps(self) -> dict[Key, str]:
+        """Hash of the present candidate map of every case and organ that is asked about."""
+        return {(r["case_id"], o): sha256 for r in self.merged for o, sha256 in r["bases"].items()}
 
 
 def read_review_facts(

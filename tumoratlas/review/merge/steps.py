@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tumoratlas.core.errors import TumorAtlasError
 from tumoratlas.core.files import sha256_json
@@ -17,7 +18,7 @@ from tumoratlas.images.nifti import write_nifti
 from tumoratlas.review.bases import Base, BaseKey
 from tumoratlas.review.cases import ReviewCase, review_cases
 from tumoratlas.review.ledger import Event
-from tumoratlas.review.masks import load_mask
+from tumoratlas.review.masks import load_mask, mask_sha256
 from tumoratlas.review.merge.organ import merge_organ
 
 
@@ -48,15 +49,15 @@ def merge_masks(
     def work(task: Task, folder: Path) -> dict[str, Any]:
         case: ReviewCase = task.data["case"]
         row: dict[str, Any] = {"case_id": case.case_id, "masks": [], "excluded_masks": []}
-        row |= {key: {} for key in ("instances", "counts", "contests", "inherited")}
-        row["bases"] = {
-            organ: case.base_sha256(organ) for organ in organs if organ not in case.annotated
-        }
+        row |= {key: {} for key in ("bases", "instances", "counts", "contests", "inherited")}
         for organ in tumor_structures():
             own = [event for event in task.data["events"] if event.organ == organ]
             shown = [base for base in task.data["bases"] if base.organ == organ]
+            candidates = None if organ in case.annotated else case.candidates(organ)
+            if candidates is not None and organ in organs:
+                row["bases"][organ] = mask_sha256(candidates, case.grid)
             try:
-                merged, facts = _merge(case, organ, own, shown)
+                merged, facts = _merge(case, organ, own, shown, candidates)
             except TumorAtlasError as error:
                 # The organ is open again, the case's other organs are not.
                 row["masks"].append(_unknown(case.case_id, organ, [str(error)]))
@@ -77,7 +78,11 @@ def merge_masks(
         return row
 
     def _merge(
-        case: ReviewCase, organ: str, own: Sequence[Event], shown: Sequence[Base]
+        case: ReviewCase,
+        organ: str,
+        own: Sequence[Event],
+        shown: Sequence[Base],
+        candidates: NDArray[np.uint16] | None,
     ) -> tuple[Any, dict[str, Any]]:
         facts = case.annotated.get(organ)
         if facts is None:
@@ -89,10 +94,8 @@ def merge_masks(
             organ=organ,
             shape=case.grid.shape,
             source_lesions=lesions,
-            candidates=None if facts else case.candidates(organ),
-            candidate_ids={}
-            if facts
-            else {row["number"]: row["candidate_id"] for row in case.rows(organ)},
+            candidates=candidates,
+            candidate_ids={} if facts else case.candidate_ids(organ),
             events=own,
             load_mask=lambda sha256: load_mask(
                 store, sha256, max_voxels=int(np.prod(case.grid.shape)), grid=case.grid

@@ -6,13 +6,13 @@ import base64
 from typing import Any
 
 import imagecodecs
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from tumoratlas.core.files import sha256_bytes
 from tumoratlas.images.components import Box
 from tumoratlas.images.grid import Grid
+from tumoratlas.images.nifti import nifti_bytes
 
 _LEVEL = 9
 
@@ -26,7 +26,7 @@ class PackedVolumes:
 
     def add(self, array: NDArray[Any], grid: Grid) -> str:
         """Pack a volume unless its like is there, and return its id."""
-        data = _nifti_bytes(array, grid)
+        data = nifti_bytes(array, grid)
         name = f"volume-{sha256_bytes(data)[:20]}"
         if name not in self._known:
             self._known.add(name)
@@ -57,17 +57,3 @@ def cropped(grid: Grid, box: Box) -> Grid:
     affine = grid.affine
     affine[:3, 3] = (affine @ [*(part.start for part in box[::-1]), 1.0])[:3]
     return Grid.of(tuple(part.stop - part.start for part in box), affine)
-
-
-def _nifti_bytes(array: NDArray[Any], grid: Grid) -> bytes:
-    """Return a NIfTI-1 file of a volume, not compressed."""
-    header = nib.Nifti1Header()
-    header.set_data_dtype(array.dtype)
-    header.set_data_shape(array.shape[::-1])
-    header.set_sform(grid.affine, code=1)
-    header.set_qform(grid.affine, code=1)
-    header.set_xyzt_units("mm")
-    header["vox_offset"] = 352
-    header["magic"] = b"n+1"
-    voxels = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    return header.binaryblock + bytes(4) + voxels.tobytes()

@@ -22,8 +22,8 @@ from tumoratlas.core.structures import RESOURCES
 from tumoratlas.images.components import label_statistics
 from tumoratlas.images.grid import Grid
 from tumoratlas.review.packets.packed import PackedVolumes, cropped, widened
+from tumoratlas.review.plan.assignments import KINDS
 
-KINDS = ("candidates", "full", "adjudicate")
 ROLES = ("senior", "junior")
 TOOL = "triage page 1"
 # What is cut out around a candidate's box, along (x, y, z): enough to know the neighbourhood.

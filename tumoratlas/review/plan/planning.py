@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ import pandas as pd
 from tumoratlas.review.facts import ReviewFacts
 from tumoratlas.review.ledger import Event, standing
 from tumoratlas.review.merge.consensus import contested
-from tumoratlas.review.plan.assignments import Key, open_batches, track
+from tumoratlas.review.plan.assignments import Assignment, Key, open_batches
 from tumoratlas.review.plan.batches import plan_batches
 from tumoratlas.review.plan.dealing import OpenOrgan
 from tumoratlas.review.plan.priority import level_precision, order_worklist
@@ -81,33 +80,13 @@ def plan_review(
     ReviewError
         ROSTER_EMPTY, BATCHES_INVALID.
     """
-    merged, issued = facts.merged, facts.batches
-    bases = {(r["case_id"], o): sha for r in merged for o, sha in r["bases"].items()}
-    ids: dict[Key, list[str]] = defaultdict(list)
-    for row in facts.candidates[["case_id", "organ", "candidate_id"]].itertuples(index=False):
-        ids[row.case_id, row.organ].append(row.candidate_id)
-    contests = contested(merged)
-    worklist = order_worklist(
-        facts.candidates,
-        facts.masks,
-        facts.reviews,
-        facts.tumors,
-        sources=facts.sources,
-        organs=organs,
-        contests=contests,
-        inherited={name for r in merged for names in r["inherited"].values() for name in names},
-        precision={organ: level_precision(curve) for organ, curve in curves.items()},
-        size_edges_mm=size_edges_mm,
-    )
-    full = _full_reads(
-        bases, ids, facts.sources, issued, full_read_fraction, full_read_minimum, seed
-    )
+    worklist = ordered_worklist(facts, curves=curves, organs=organs, size_edges_mm=size_edges_mm)
+    full = _full_reads(facts, full_read_fraction, full_read_minimum, seed)
     missed = to_draw(facts.events)
-    work = _open_organs(worklist, bases, contests, missed, full)
-    known: Any = {"bases": bases, "candidates": ids, "events": facts.events}
+    work = _open_organs(worklist, facts.maps, contested(facts.merged), missed, full)
     plan = plan_batches(
         work,
-        track(issued, facts.reviewers, **known),
+        facts.track(facts.batches),
         facts.reviewers,
         events=facts.events,
         batch_cases=batch_cases,
@@ -115,13 +94,40 @@ def plan_review(
         double_read_fraction=double_read_fraction,
         seed=seed,
     )
-    after = track([*issued, *plan.lines], facts.reviewers, **known)
-    stale = [
+    after = facts.track([*facts.batches, *plan.lines])
+    stale = stale_rows(after)
+    return ReviewPlan(plan.lines, open_batches(after), worklist, stale, plan.pending)
+
+
+def ordered_worklist(
+    facts: ReviewFacts,
+    *,
+    curves: Mapping[str, pd.DataFrame],
+    organs: Sequence[str],
+    size_edges_mm: Sequence[float],
+) -> list[dict[str, Any]]:
+    """Return what waits, in the order of what to review next (`order_worklist`)."""
+    return order_worklist(
+        facts.candidates,
+        facts.masks,
+        facts.reviews,
+        facts.tumors,
+        sources=facts.sources,
+        organs=organs,
+        contests=contested(facts.merged),
+        inherited=facts.inherited,
+        precision={organ: level_precision(curve) for organ, curve in curves.items()},
+        size_edges_mm=size_edges_mm,
+    )
+
+
+def stale_rows(assignments: Iterable[Assignment]) -> list[dict[str, str]]:
+    """Return the assignments whose mask has changed: ``batch, case_id, organ``."""
+    return [
         {"batch": item.line["batch"], "case_id": item.key[0], "organ": item.key[1]}
-        for item in after
+        for item in assignments
         if item.state == "stale"
     ]
-    return ReviewPlan(plan.lines, open_batches(after), worklist, stale, plan.pending)
 
 
 def chosen_curves(
@@ -181,29 +187,16 @@ def to_draw(events: Iterable[Event]) -> set[Key]:
     return set(found)
 
 
-def _full_reads(
-    bases: Mapping[Key, str],
-    ids: Mapping[Key, Sequence[str]],
-    sources: Mapping[str, str],
-    issued: Iterable[Mapping[str, Any]],
-    fraction: float,
-    minimum: int,
-    seed: int,
-) -> dict[Key, int]:
+def _full_reads(facts: ReviewFacts, fraction: float, minimum: int, seed: int) -> dict[Key, int]:
     """Return the organs that are read in full, with their place in the order of reading."""
-    units = [
-        {"case_id": c, "organ": o, "source": sources[c], "has_candidates": bool(ids.get((c, o)))}
-        for c, o in sorted(bases)
-    ]
-    columns = ["case_id", "organ", "source", "has_candidates"]
     sample = sample_full_reads(
-        pd.DataFrame(units, columns=columns),
+        facts.units,
         fraction=fraction,
         minimum_per_stratum=minimum,
         seed=seed,
         already=[
             (line["case_id"], organ)
-            for line in issued
+            for line in facts.batches
             if line["kind"] == "full"
             for organ in line["organs"]
         ],

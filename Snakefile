@@ -37,8 +37,8 @@ rule all:
     """Build, verify and report the release."""
     default_target: True
     input:
-        f"results/release/{VERSION}.verified.json",
-        f"results/release/{VERSION}.privacy.json",
+        f"results/release/{RELEASE}.verified.json",
+        f"results/release/{RELEASE}.privacy.json",
         REPORTS,
 
 

@@ -23,14 +23,44 @@ SOURCES = {source["id"]: source["path"] for source in config["sources"]}
 LOCKS = {s["id"]: s["lock"] for s in config["sources"] if "lock" in s}
 SHARDS = shard_names(config["shards"])
 VERSION = config["version"]
+TARGET = config["release"]["target"]
+# What is for the curators alone has the plain name; other targets stand beside it.
+RELEASE = VERSION if TARGET == "internal" else f"{VERSION}-{TARGET}"
+PREVIOUS = config["release"]["previous"]
+# Snakemake tells of the cycle, takes the old release as it is, and ends well.
+if PREVIOUS and Path(PREVIOUS).resolve() == Path(f"results/release/{RELEASE}").resolve():
+    raise WorkflowError(f"release.previous is the release to build, {PREVIOUS}: raise `version`")
 RECORDS = config["records"]
 DESCRIPTIONS = {name: RESOURCES / f"sources/{name}.yaml" for name in SOURCES}
 ALL_DESCRIPTIONS = sorted(str(path) for path in (RESOURCES / "sources").glob("*.yaml"))
 INTERNAL_FOLDERS = [
     SOURCES[name] for name, path in DESCRIPTIONS.items() if read_source(path).licence == INTERNAL
 ]
-REPORTS = expand("results/report/{name}.html", name=["leakage", "release", "review", "sources"])
+REPORTS = expand(
+    "results/report/{name}.html",
+    name=["leakage", "release", "review", "sources", "tumors", *(["diff"] if PREVIOUS else [])],
+)
+# What counts and places rest on; the release says so.
+DEFINITIONS = config["measure"] | {
+    "splits": config["splits"] | {"seed": config["seed"]},
+    "public_words": config["release"]["public_words"],
+}
+PAPER = [
+    str(RESOURCES / name)
+    for name in (
+        "paper.csv",
+        "paper_table1.csv",
+        "paper_table6.csv",
+        "paper_contradictions.csv",
+    )
+]
 TRIAGE_PAGE = sorted(str(path) for path in (RESOURCES / "review").glob("triage.*"))
+RELEASE_FILES = sorted(
+    str(path)
+    for folder in ("release", "viewer", "vendor/niivue")
+    for path in (RESOURCES / folder).glob("*")
+    if path.is_file()
+)
 PSEUDONYM_KEY = f"{RECORDS}/pseudonym.key"
 READ_LIMITS = {key: config["ingest"][key] for key in ("max_voxels", "min_slices")}
 LISTINGS = expand("results/ingest/list_scans/{source}.json", source=SOURCES)
@@ -74,6 +104,11 @@ def manifests(stage, rule):
     return expand("results/{stage}/{rule}/{shard}.tsv", stage=stage, rule=rule, shard=SHARDS)
 
 
+def segs(wildcards):
+    """Return the manifests of the DICOM SEG objects, if the release holds them."""
+    return manifests("release", "write_segs") if config["release"]["dicom_seg"] else []
+
+
 def records(*names):
     """Return those files of the records folder that exist; no rule makes them."""
     return [f"{RECORDS}/{name}" for name in names if Path(RECORDS, name).exists()]
@@ -104,6 +139,11 @@ def external_groups(wildcards):
 def external_cases(wildcards):
     """Return the cases whose groups that list needs."""
     return "results/ingest/cases.json" if external_groups(wildcards) else []
+
+
+def previous_release(wildcards):
+    """Return the list of files of the release before this one, if there is one."""
+    return [f"{PREVIOUS}/SHA256SUMS"] if PREVIOUS else []
 
 
 def gpus(stage):

@@ -17,7 +17,12 @@ rule measure_tumors:
     params:
         settings={
             key: config["measure"][key]
-            for key in ("size_edges_mm", "early_diameter_mm", "minimum_volume_mm3")
+            for key in (
+                "connectivity",
+                "size_edges_mm",
+                "early_diameter_mm",
+                "minimum_volume_mm3",
+            )
         },
         runner=config["runner"],
         code=code_digest("measure_tumors"),

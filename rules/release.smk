@@ -20,6 +20,7 @@ rule list_excluded:
             *manifests("measure", "measure_tumors"),
             *manifests("release", "write_cases"),
         ],
+        segs=segs,
     output:
         table="results/tables/excluded.parquet",
     log:
@@ -79,10 +80,14 @@ rule split_cases:
     """Give every case its place in each split; no patient is torn."""
     input:
         cases="results/ingest/cases.json",
+        scans="results/tables/scans.parquet",
+        masks="results/tables/masks.parquet",
+        tumors="results/tables/tumors.parquet",
         written=manifests("release", "write_cases"),
         measured=manifests("measure", "measure_tumors"),
     output:
         table="results/tables/splits.parquet",
+        told="results/release/split_cases.json",
     log:
         "logs/split_cases.log",
     benchmark:
@@ -91,6 +96,7 @@ rule split_cases:
         "../envs/base.yaml"
     params:
         settings=config["splits"] | {"seed": config["seed"]},
+        registry=f"{RECORDS}/splits.jsonl",
         code=code_digest("split_cases"),
     script:
         "../scripts/split_cases.py"
@@ -126,6 +132,9 @@ rule write_cases:
     input:
         harmonized="results/harmonize/harmonize_scans/{shard}.tsv",
         merged="results/review/merge_masks/{shard}.tsv",
+        sources=ALL_DESCRIPTIONS,
+        terms=str(RESOURCES / "licences.csv"),
+        permissions=records("permissions.csv"),
     output:
         manifest="results/release/write_cases/{shard}.tsv",
     log:
@@ -135,34 +144,72 @@ rule write_cases:
     conda:
         "../envs/base.yaml"
     params:
-        settings={},
+        settings={"connectivity": config["measure"]["connectivity"]},
+        # Not settings, which key every scan: they count where they decide otherwise.
+        target=TARGET,
+        annotation_licence=config["release"]["annotation_licence"],
         runner=config["runner"],
         code=code_digest("write_cases"),
     script:
         "../scripts/write_cases.py"
 
 
-rule build_release:
-    """Build the release tree with tables, class map, data card and checksums."""
+rule write_segs:
+    """Write the masks of a shard's cases as DICOM SEG objects on their original series."""
     input:
-        scans="results/tables/scans.parquet",
-        relations="results/tables/relations.parquet",
-        repairs="results/tables/repairs.parquet",
-        status="results/tables/sources.parquet",
+        written="results/release/write_cases/{shard}.tsv",
+        measured="results/measure/measure_tumors/{shard}.tsv",
+        cases="results/ingest/cases.json",
+        codes=str(RESOURCES / "dicom_codes.csv"),
+    output:
+        manifest="results/release/write_segs/{shard}.tsv",
+    log:
+        "logs/write_segs/{shard}.log",
+    benchmark:
+        "benchmarks/write_segs/{shard}.jsonl"
+    conda:
+        "../envs/base.yaml"
+    params:
+        settings=READ_LIMITS,
+        runner=config["runner"],
+        code=code_digest("write_segs"),
+    script:
+        "../scripts/write_segs.py"
+
+
+rule build_release:
+    """Build the release tree with tables, layouts, documents and checksums."""
+    input:
+        tables=expand(
+            "results/tables/{name}.parquet",
+            name=[
+                "scans",
+                "relations",
+                "repairs",
+                "sources",
+                "masks",
+                "tumors",
+                "reviews",
+                "splits",
+                "excluded",
+            ],
+        ),
         audit="results/release/check_leakage.json",
-        masks="results/tables/masks.parquet",
-        tumors="results/tables/tumors.parquet",
-        reviews="results/tables/reviews.parquet",
-        splits="results/tables/splits.parquet",
-        excluded="results/tables/excluded.parquet",
         written=manifests("release", "write_cases"),
         measured=manifests("measure", "measure_tumors"),
+        segs=segs,
         proposed=manifests("candidates", "propose_candidates"),
-        sources=[str(path) for path in DESCRIPTIONS.values()],
+        harmonized=manifests("harmonize", "harmonize_scans"),
+        merged=manifests("review", "merge_masks"),
+        sources=ALL_DESCRIPTIONS,
+        terms=str(RESOURCES / "licences.csv"),
+        permissions=records("permissions.csv"),
         card=str(RESOURCES / "release/README.md.jinja"),
+        templates=RELEASE_FILES,
+        previous=previous_release,
         registries=records("models.jsonl", "thresholds.jsonl"),
     output:
-        sums=f"results/release/{VERSION}/SHA256SUMS",
+        sums=f"results/release/{RELEASE}/SHA256SUMS",
     log:
         "logs/build_release.log",
     benchmark:
@@ -171,8 +218,12 @@ rule build_release:
         "../envs/base.yaml"
     params:
         max_excluded_fraction=config["release"]["max_excluded_fraction"],
-        version=VERSION,
-        definitions=config["measure"],
+        annotation_licence=config["release"]["annotation_licence"],
+        settings={
+            "version": VERSION,
+            "target": TARGET,
+            "definitions": DEFINITIONS,
+        },
         records=RECORDS,
         code=code_digest("build_release"),
     script:
@@ -182,9 +233,9 @@ rule build_release:
 rule verify_release:
     """Read the release back and fail on any broken promise."""
     input:
-        sums=f"results/release/{VERSION}/SHA256SUMS",
+        sums=f"results/release/{RELEASE}/SHA256SUMS",
     output:
-        verification=f"results/release/{VERSION}.verified.json",
+        verification=f"results/release/{RELEASE}.verified.json",
     log:
         "logs/verify_release.log",
     benchmark:
@@ -200,10 +251,10 @@ rule verify_release:
 rule check_privacy:
     """Look for private words in every released file and report."""
     input:
-        sums=f"results/release/{VERSION}/SHA256SUMS",
+        sums=f"results/release/{RELEASE}/SHA256SUMS",
         reports=REPORTS,
     output:
-        privacy=f"results/release/{VERSION}.privacy.json",
+        privacy=f"results/release/{RELEASE}.privacy.json",
     log:
         "logs/check_privacy.log",
     benchmark:

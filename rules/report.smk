@@ -4,9 +4,10 @@
 rule report_release:
     """Write the release report, one HTML file."""
     input:
-        sums=f"results/release/{VERSION}/SHA256SUMS",
-        verification=f"results/release/{VERSION}.verified.json",
-        paper=str(RESOURCES / "paper.csv"),
+        sums=f"results/release/{RELEASE}/SHA256SUMS",
+        verification=f"results/release/{RELEASE}.verified.json",
+        paper=PAPER,
+        style=str(RESOURCES / "report/style.css"),
         template=str(RESOURCES / "report/release.html.jinja"),
         thresholds=records("thresholds.jsonl"),
     output:
@@ -113,3 +114,46 @@ rule report_review:
         code=code_digest("report_review"),
     script:
         "../scripts/report_review.py"
+
+
+rule report_tumors:
+    """Draw tumors of every organ and size class with their contours, one HTML file."""
+    input:
+        sums=f"results/release/{RELEASE}/SHA256SUMS",
+        template=str(RESOURCES / "report/tumors.html.jinja"),
+        style=str(RESOURCES / "report/style.css"),
+    output:
+        report="results/report/tumors.html",
+    log:
+        "logs/report_tumors.log",
+    benchmark:
+        "benchmarks/report_tumors.jsonl"
+    conda:
+        "../envs/base.yaml"
+    params:
+        seed=config["seed"],
+        code=code_digest("report_tumors"),
+    script:
+        "../scripts/report_tumors.py"
+
+
+rule report_diff:
+    """Write what changed since the release before, and who caused it, as HTML and CSV."""
+    input:
+        previous=previous_release,
+        sums=f"results/release/{RELEASE}/SHA256SUMS",
+        template=str(RESOURCES / "report/diff.html.jinja"),
+        style=str(RESOURCES / "report/style.css"),
+    output:
+        report="results/report/diff.html",
+        table="results/report/diff.csv",
+    log:
+        "logs/report_diff.log",
+    benchmark:
+        "benchmarks/report_diff.jsonl"
+    conda:
+        "../envs/base.yaml"
+    params:
+        code=code_digest("report_diff"),
+    script:
+        "../scripts/report_diff.py"

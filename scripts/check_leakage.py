@@ -7,7 +7,7 @@ from tumoratlas.core.files import write_json
 from tumoratlas.core.run import rule_run
 from tumoratlas.core.tables import read_rows_of, write_table
 from tumoratlas.ingest.steps import listed_scans
-from tumoratlas.release.leakage import audit_leakage, audit_tables
+from tumoratlas.release.leakage.audit import audit_leakage, audit_tables
 from tumoratlas.release.steps import linked_scans
 
 with rule_run(snakemake):

@@ -7,7 +7,6 @@ from tumoratlas.core.tables import write_table
 from tumoratlas.release.steps import list_excluded
 
 with rule_run(snakemake):
-    rows = list_excluded(
-        snakemake.input.listings, snakemake.input.reports, snakemake.input.manifests
-    )
+    paths = snakemake.input
+    rows = list_excluded(paths.listings, paths.reports, [*paths.manifests, *paths.segs])
     write_table(Path(snakemake.output.table), "excluded", rows)

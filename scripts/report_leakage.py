@@ -6,7 +6,7 @@ from tumoratlas.core.files import read_json
 from tumoratlas.core.run import rule_run
 from tumoratlas.core.tables import read_rows_of
 from tumoratlas.ingest.sources import read_source
-from tumoratlas.release.leakage import LeakageAudit
+from tumoratlas.release.leakage.audit import LeakageAudit
 from tumoratlas.report.leakage import write_leakage_report
 
 with rule_run(snakemake):

@@ -5,7 +5,7 @@ from pathlib import Path
 from tumoratlas.core.files import read_json
 from tumoratlas.core.records import latest_by
 from tumoratlas.core.run import rule_run
-from tumoratlas.release.verify import Verification
+from tumoratlas.release.verify.release import Verification
 from tumoratlas.report.release import write_report
 
 with rule_run(snakemake):
@@ -16,6 +16,6 @@ with rule_run(snakemake):
         verification=Verification(**read_json(Path(snakemake.input.verification))),
         curves={path.stem: path for path in curves},
         thresholds=latest_by(Path(snakemake.params.thresholds), "organ"),
-        paper=Path(snakemake.input.paper),
+        paper=[Path(path) for path in snakemake.input.paper],
         template=Path(snakemake.input.template),
     )

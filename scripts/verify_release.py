@@ -6,7 +6,7 @@ from pathlib import Path
 from tumoratlas.core.files import write_json
 from tumoratlas.core.run import rule_run
 from tumoratlas.release.steps import refuse_problems
-from tumoratlas.release.verify import verify_release
+from tumoratlas.release.verify.release import verify_release
 
 with rule_run(snakemake):
     folder = Path(snakemake.input.sums).parent

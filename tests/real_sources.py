@@ -24,6 +24,9 @@ review:
   double_read_fraction: 0
   full_read_fraction: 0
   full_read_minimum: 0
+release:
+  # A folder's name, and the beginning of a collection's that the report names.
+  public_words: [totalseg]
 """
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from tumoratlas.core.tables import SCHEMAS
 from tumoratlas.images.arrays import write_array
 from tumoratlas.images.grid import Grid
 from tumoratlas.images.nifti import write_nifti
-from tumoratlas.ingest.sources import Source, read_source
+from tumoratlas.ingest.sources import Source
 from tumoratlas.ingest.status import source_status
 from tumoratlas.measure.instances import measure_instances
 from tumoratlas.release.build import build_release
 from tumoratlas.release.cases import write_case
-from tumoratlas.release.leakage import audit_leakage, audit_tables
-from tumoratlas.release.splits import split_cases
+from tumoratlas.release.leakage.audit import audit_leakage, audit_tables
+from tumoratlas.release.licences.decide import decide_case
+from tumoratlas.release.licences.policy import OURS, Policy, read_policy
+from tumoratlas.release.splits.schemes import split_cases
 
 GRID = Grid.of(
     (24, 32, 32),
@@ -75,34 +78,75 @@ CHOICE = {
 }
 
 
-def make_release(work: Path, target: Path, *, cases: tuple[str, ...] = tuple(CASES)) -> Path:
-    """Build a release at ``target``; intermediate folders lie below ``work``."""
+def make_release(
+    work: Path,
+    folder: Path,
+    *,
+    cases: tuple[str, ...] = tuple(CASES),
+    target: str = "internal",
+    previous: Path | None = None,
+    change_case: Callable[[str, dict[str, Any]], None] | None = None,
+    change_tables: Callable[[dict[str, list[dict[str, Any]]]], None] | None = None,
+    change_source: Callable[[Source], Source] | None = None,
+) -> Path:
+    """Build a release at ``folder``; intermediate folders lie below ``work``.
+
+    What a test wants to be otherwise it changes in place: of a case (its id and the arguments of
+    `write_case`), in the tables before they are released, or of a source.
+    """
     inputs = {case_id: _inputs(work, case_id) for case_id in cases}
+    if change_case is not None:
+        for case_id, case in inputs.items():
+            change_case(case_id, case)
+    policy = _policy()
+    rows = [(case["harmonized_row"], case["merged_row"]) for case in inputs.values()]
+    licences = [row for pair in rows for row in decide_case(*pair, policy)]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(work)  # where the runner keeps its books
 
         def release(task: Task, folder: Path) -> dict[str, Any]:
-            return write_case(folder, **task.data)
+            own = [row for row in licences if row["case_id"] == task.id]
+            if not any(row[target] for row in own):
+                return {}
+            withheld = [row["file"] for row in own if not row[target]]
+            return write_case(folder, **task.data, withheld=withheld, connectivity=26)
 
         step = Step("write_cases", "s0000", work / "write_cases", {}, code="1")
         tasks = [Task(case_id, {}, inputs[case_id]) for case_id in cases]
         run_shard(step, tasks, release, step.folder / "s0000.tsv")
         folders = finished_folders([step.folder / "s0000.tsv"])
-    names = sorted({"panorama", *(source for source, _, _ in CASES.values())})
-    sources = [read_source(ROOT / f"resources/sources/{name}.yaml") for name in names]
-    tables = _tables(inputs, sources)
+    names = {"panorama", *(source for source, _, _ in CASES.values())}
+    names |= {name for row in licences for name in row["sources"]} - {OURS}
+    sources = [policy.sources[name] for name in sorted(names)]
+    if change_source is not None:
+        sources = [change_source(source) for source in sources]
+    tables = _tables(inputs, sources) | {"licences": licences}
+    if change_tables is not None:
+        change_tables(tables)
     build_release(
-        target,
+        folder,
         version="2.0",
+        target=target,
         cases=folders,
         tables=tables,
         sources=sources,
         models=[MODEL],
         thresholds={"liver": CHOICE},
         definitions=DEFINITIONS,
-        card=ROOT / "resources/release/README.md.jinja",
+        resources=ROOT / "resources/release",
+        previous=previous,
     )
-    return target
+    return folder
+
+
+@cache
+def _policy() -> Policy:
+    return read_policy(
+        sources=sorted((ROOT / "resources/sources").glob("*.yaml")),
+        terms=ROOT / "resources/licences.csv",
+        permissions=[],
+        annotation_licence="CC BY-NC-SA 4.0",
+    )
 
 
 def _inputs(work: Path, case_id: str) -> dict[str, Any]:
@@ -122,16 +166,26 @@ def _inputs(work: Path, case_id: str) -> dict[str, Any]:
     ):
         planes[region] |= np.uint32(structure_bit(name))
     write_array(harmonized / "structures.b2nd", planes, grid=GRID.to_json())
-    structures = dict.fromkeys(("liver", "kidney_left", "spleen", "kidney", "uterus"), {})
+    source, _, licence = CASES[case_id]
+    origin = {"source": source, "licence": licence}
+    structures = dict.fromkeys(("liver", "kidney_left", "spleen", "kidney", "uterus"), origin)
     masks, instances = [], {}
     for organ in tumor_structures():
         state = STATES[case_id].get(organ, "unknown")
-        masks.append({"case_id": case_id, "organ": organ, "state": state, "pending": []})
+        labelled = {"source": source, "label_licence": licence} if state == "present" else {}
+        masks.append(
+            {"case_id": case_id, "organ": organ, "state": state, "pending": [], "source": "",
+             "label_licence": "", **labelled}
+        )  # fmt: skip
         if state != "unknown":
             labels, kinds = _instances(organ, state)
             write_nifti(merged / f"{organ}.nii.gz", labels, GRID)
             instances[organ] = {
-                str(n): {"kind": kind, "tumor_id": f"{n:08x}{organ.encode().hex():0<8.8}"}
+                str(n): {
+                    "kind": kind,
+                    "origin": "source",
+                    "tumor_id": f"{n:08x}{organ.encode().hex():0<8.8}",
+                }
                 for n, kind in kinds.items()
             }
     return {
@@ -142,9 +196,14 @@ def _inputs(work: Path, case_id: str) -> dict[str, Any]:
             "source": CASES[case_id][0],
             "grid": GRID.to_json(),
             "structures": structures,
+            "pooled": None,
         },
         "merged_row": {"case_id": case_id, "masks": masks, "instances": instances, "ct": ct},
     }
+
+
+def _tumor_id(organ: str, number: int) -> str:
+    return f"{number:08x}{organ.encode().hex():0<8.8}"
 
 
 def _instances(organ: str, state: str) -> tuple[np.ndarray, dict[int, str]]:
@@ -164,11 +223,11 @@ def _instances(organ: str, state: str) -> tuple[np.ndarray, dict[int, str]]:
 def _tables(
     inputs: dict[str, dict[str, Any]], sources: Sequence[Source]
 ) -> dict[str, list[dict[str, Any]]]:
-    scans = [_scan(case_id, *facts) for case_id, facts in CASES.items()]
+    scans = [scan_row(case_id, *facts) for case_id, facts in CASES.items()]
     copy = {"kept": False, "shard": None, "voxel_sha256": f"{7:064x}", "relation": "crop"}
-    scans.append(_scan("BDMAP_90000001", "private", "MILLER_JOHN_B", "internal") | copy)
+    scans.append(scan_row("BDMAP_90000001", "private", "MILLER_JOHN_B", "internal") | copy)
     scans[-1]["repairs"] = ["spacing_from_copy: 1 mm -> 2 mm (private_MILLER_JOHN)"]
-    scans.append(_scan("BDMAP_00000001", "panorama", "100001_00001", "CC BY-NC-SA 4.0") | copy)
+    scans.append(scan_row("BDMAP_00000001", "panorama", "100001_00001", "CC BY-NC-SA 4.0") | copy)
     scans[-1] |= {"voxel_sha256": f"{8:064x}", "relation": "resample", "case_id": None}
     scans[-1] |= {"role": "test_only", "reserved": TEST_SET}
     excluded = [
@@ -185,10 +244,16 @@ def _tables(
     ]
     keys = ("id", "rule", "code", "reason")
     groups = [
-        {"case_id": c, "group": c, "reserved": TEST_SET if c == "BDMAP_00000001" else ""}
-        for c in inputs
-    ]
-    splits = split_cases(groups, seed=1, test_fraction=0.2, validation_fraction=0.2, folds=2)
+        {"case_id": c, "group": c, "reserved": TEST_SET if c == "BDMAP_00000001" else "",
+         "source": CASES[c][0], "sources": [CASES[c][0]], "strata": ["undecided"]}
+        for c in CASES
+    ]  # fmt: skip
+    splits = split_cases(
+        groups, earlier=[], seed=4, test_fraction=0.2, validation_fraction=0.2, folds=2,
+        ood_sources=["kits23"], scaling_sizes=[1],
+    ).rows  # fmt: skip
+    # A case keeps its place whether others come or go.
+    splits = [row for row in splits if row["case_id"] in inputs]
     relations = _relations()
     excluded = [
         dict(zip(keys, row, strict=True)) | {"evidence": "", "remedy": ""} for row in excluded
@@ -243,7 +308,7 @@ def _repairs() -> list[dict[str, Any]]:
     return [dict(zip(SCHEMAS["repairs"].names, row, strict=True)) for row in rows]
 
 
-def _scan(case_id: str, source: str, name: str, licence: str) -> dict[str, Any]:
+def scan_row(case_id: str, source: str, name: str, licence: str) -> dict[str, Any]:
     return {
         "scan_id": f"{source}_{name}",
         "source": source,
@@ -290,6 +355,7 @@ def _tumors(case_id: str, case: dict[str, Any]) -> list[dict[str, Any]]:
                     "lesion_kind": own["kind"],
                     "origin": "source",
                     "reviewers": [],
+                    "events": [],
                     "bbox": list(row["bbox"]),
                     "centroid_lps_mm": list(row["centroid_lps_mm"]),
                 }

@@ -7,8 +7,15 @@ from hypothesis import strategies as st
 
 from tumoratlas.core.errors import InputError
 from tumoratlas.core.structures import tumor_structures
-from tumoratlas.measure.counts import controls, count_sources, count_tumors, headline_tumors
+from tumoratlas.measure.counts import (
+    controls,
+    count_sources,
+    count_strata,
+    count_tumors,
+    headline_tumors,
+)
 from tumoratlas.measure.instances import SIZE_CLASSES
+from tumoratlas.measure.pooled import UNASSIGNED
 
 ORGANS = list(tumor_structures())
 TUMOR = {
@@ -94,6 +101,39 @@ def test_sources_add_up() -> None:
     assert (table.filter(like="_tumors").sum(axis=1) == table.tumors).all()
 
 
+def test_a_tumor_of_no_organ_is_a_tumor() -> None:
+    """It stands after the organs; without one nothing in the tables hints at it."""
+    pooled = {"lesion_kind": "lesion", "organ": UNASSIGNED}
+    fragment = tumor_table(pooled | {"is_fragment": True})
+    assert UNASSIGNED not in set(count_tumors(fragment).organ)
+    assert f"{UNASSIGNED}_tumors" not in count_sources(fragment, MASKS, CASES)
+    table = pd.concat([TUMORS, tumor_table(pooled, pooled | {"case_id": "c2"})])
+    counted = count_tumors(table)
+    assert list(counted.organ.unique()) == [*ORGANS, UNASSIGNED] and len(counted) == 28
+    assert counted.tumors.sum() == len(headline_tumors(TUMORS)) + 2
+    sources = count_sources(table, MASKS, CASES).set_index("source")
+    assert sources[f"{UNASSIGNED}_tumors"].to_dict() == {"amos": 0, "msd": 2, "all": 2}
+    # All six organs of c2 are empty, but somebody drew a tumor elsewhere.
+    assert sources.loc["msd", ["tumor_cases", "controls"]].tolist() == [2, 0]
+    assert (sources.filter(regex=".+_tumors$").sum(axis=1) == sources.tumors).all()
+
+
+def test_strata_hold_every_source_organ_and_class() -> None:
+    table = count_strata(TUMORS, CASES)
+    assert [*zip(table.source, table.organ, table.size_class, strict=True)] == [
+        (source, organ, name) for source in ("amos", "msd") for organ in ORGANS
+        for name in SIZE_CLASSES
+    ]  # fmt: skip
+    seen = table[table.tumors > 0].set_index(["source", "organ", "size_class"])
+    assert seen.tumors.to_dict() == {
+        ("amos", "pancreas", "tiny"): 1,
+        ("msd", "liver", "tiny"): 2,
+        ("msd", "liver", "large"): 1,
+    }
+    assert seen.early_recist.to_dict()["amos", "pancreas", "tiny"] == 1
+    assert len(count_strata(tumor_table(), CASES)) == 48
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(0, 40))
 def test_counts_are_conserved_in_any_order(random: object, rows: int) -> None:
@@ -101,7 +141,7 @@ def test_counts_are_conserved_in_any_order(random: object, rows: int) -> None:
         *(
             {
                 "case_id": random.choice(["c1", "c2", "c3"]),
-                "organ": random.choice(ORGANS),
+                "organ": random.choice([*ORGANS, UNASSIGNED]),
                 "lesion_kind": random.choice(["tumor", "lesion", "cyst"]),
                 "size_class": random.choice(SIZE_CLASSES),
                 "is_early": random.random() < 0.5,
@@ -115,6 +155,17 @@ def test_counts_are_conserved_in_any_order(random: object, rows: int) -> None:
     pd.testing.assert_frame_equal(counted, count_tumors(table.sample(frac=1, random_state=1)))
     by_source = count_sources(table, MASKS, CASES)
     assert by_source.tumors.iloc[-1] == counted.tumors.sum()
+    assert (by_source.filter(regex="^(?!tumor_).*_tumors$").sum(axis=1) == by_source.tumors).all()
+    strata = count_strata(table, CASES)
+    for keys, other in (
+        (["organ", "size_class"], counted.set_index(["organ", "size_class"])),
+        (["source"], by_source.iloc[:-1].set_index("source")),
+    ):
+        sums = strata.groupby(keys)[["tumors", "early", "early_recist"]].sum()
+        pd.testing.assert_frame_equal(sums, other[sums.columns].loc[sums.index])
+    # A case has one source, so that cases add up too.
+    cases = strata.groupby(["organ", "size_class"]).cases.sum()
+    assert cases.to_dict() == counted.set_index(["organ", "size_class"]).cases.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -123,6 +174,8 @@ def test_counts_are_conserved_in_any_order(random: object, rows: int) -> None:
 def test_unknown_values_are_refused(change: dict[str, str]) -> None:
     with pytest.raises(InputError, match="UNKNOWN_VALUE"):
         count_tumors(tumor_table(change))
+    with pytest.raises(InputError, match="UNKNOWN_VALUE"):
+        count_sources(tumor_table(change), MASKS, CASES)
 
 
 def test_a_tumor_without_case_and_a_double_case_are_refused() -> None:
@@ -130,3 +183,7 @@ def test_a_tumor_without_case_and_a_double_case_are_refused() -> None:
         count_sources(tumor_table({"case_id": "c9"}), MASKS, CASES)
     with pytest.raises(InputError, match="CASES_TABLE"):
         count_sources(TUMORS, MASKS, pd.concat([CASES, CASES]))
+    with pytest.raises(InputError, match="UNKNOWN_VALUE"):
+        count_strata(tumor_table({"case_id": "c9"}), CASES)
+    with pytest.raises(InputError, match="CASES_TABLE"):
+        count_strata(TUMORS, pd.concat([CASES, CASES]))

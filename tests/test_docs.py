@@ -33,7 +33,7 @@ TABLE_PAGES = {
     "scans": "ingest", "candidates": "candidates", "reviews": "review", "masks": "review",
     "tumors": "measure", "splits": "release", "crosswalk": "release", "excluded": "release",
     "relations": "ingest", "repairs": "release", "sources": "release", "leakage": "release",
-    "test_scans": "release", "source_overlaps": "release",
+    "test_scans": "release", "source_overlaps": "release", "licences": "release",
 }  # fmt: skip
 CALLS = {
     "InputError", "GeometryError", "ConfigError", "ReviewError", "ReleaseError",

@@ -136,7 +136,15 @@ def test_every_mask_of_every_case_is_that_of_the_truth(full: Path, done: Ingeste
         wanted = {
             f"{model}lesions_{organ}" for organ in row["annotated"] for model in ("", "model_")
         }
+        wanted |= {"pooled"} if row["pooled"] else set()
         assert set(arrays) == {"model", "structures"} | wanted
+        if row["pooled"]:
+            assert row["pooled"]["source"] == "flare23"
+            pooled_mask = (lesions(phantom, "liver") + lesions(phantom, "colon")) > 0
+            if row["pooled"]["is_resampled"]:
+                assert dice(arrays["pooled"] > 0, pooled_mask) > 0.7
+            else:
+                np.testing.assert_array_equal(arrays["pooled"], pooled_mask)
         for organ in row["annotated"]:
             np.testing.assert_array_equal(arrays[f"lesions_{organ}"], lesions(phantom, organ))
         ct = read_nifti(done.harmonized[case_id] / "ct.nii.gz", max_voxels=10**7)
@@ -211,14 +219,20 @@ def test_a_resampled_copy_is_carried_by_interpolation(done: Ingested, tmp_path: 
         assert dice(present(arrays["structures"], name), phantom.masks[name]) > 0.85, name
     np.testing.assert_array_equal(arrays["lesions_colon"], lesions(phantom, "colon"))
     assert not row["annotated"]["colon"]["is_resampled"]
-    assert codes(row) == {"flare23_FLARE23_0001/pooled_tumor": "POOLED_TUMOR"}
+    assert codes(row) == {} and row["pooled"]["scan_id"] == "flare23_FLARE23_0001"
+    assert dice(arrays["pooled"] > 0, lesions(phantom, "colon") > 0) > 0.7
 
 
 def test_pooled_tumors_annotate_no_organ(done: Ingested) -> None:
-    """FLARE's tumors of an unnamed organ are told and used for none."""
-    row = done.case_rows[done.case_of("flare23_FLARE23_0003")]
-    assert codes(row)["flare23_FLARE23_0003/pooled_tumor"] == "POOLED_TUMOR"
-    assert row["annotated"] == {}
+    """FLARE's tumors of an unnamed organ are kept, and say nothing of any organ's state."""
+    case_id = done.case_of("flare23_FLARE23_0003")
+    row = done.case_rows[case_id]
+    assert row["annotated"] == {} and row["pooled"]["scan_id"] == "flare23_FLARE23_0003"
+    assert row["pooled"]["licence"]
+    pooled, _ = read_array(done.harmonized[case_id] / "pooled.b2nd")
+    assert pooled.dtype == np.uint8 and set(np.unique(pooled)) == {0, 1}
+    others = [row for row in done.case_rows.values() if not row["pooled"]]
+    assert others and all(row["pooled"] == {} for row in others)
 
 
 def test_a_copy_that_ends_inside_a_structure_gives_no_mask_of_it(

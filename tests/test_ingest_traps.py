@@ -31,8 +31,8 @@ from tumoratlas.ingest.labels import read_labels
 from tumoratlas.ingest.readers import read_scan
 from tumoratlas.ingest.registry import assign_cases
 from tumoratlas.ingest.steps import case_members, list_source
-from tumoratlas.release.phi import find_phi
-from tumoratlas.release.phi_terms import private_terms
+from tumoratlas.release.privacy.search import find_phi
+from tumoratlas.release.privacy.terms import private_terms
 
 PATIENT = Patient(1, "M", (96, 80, 60), (1.5, 1.5, 3.0), (Lesion("liver", 21.2),), ())
 SIDED = ("liver", "spleen", "kidney_left", "kidney_right", "stomach")

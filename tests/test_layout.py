@@ -20,7 +20,7 @@ RULE_FILES = sorted((ROOT / "rules").glob("*.smk"))
 # An import runs leftwards only.
 ORDER = (
     "core", "images", "ingest", "harmonize", "train", "candidates", "review", "measure",
-    "release", "report",
+    "evaluate", "release", "report",
 )  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def test_workflow_files_have_no_logic(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for word in ("lambda", "config.get(", "checkpoint ", "os.environ", "shell("):
         assert word not in text, word
-    assert len(text.splitlines()) <= 250
+    assert len(text.splitlines()) <= 300
 
 
 def test_each_script_belongs_to_one_rule() -> None:

@@ -9,11 +9,14 @@ import pytest
 from tests.conftest import ROOT
 from tumoratlas.core.errors import ReleaseError
 from tumoratlas.ingest.sources import read_source
-from tumoratlas.release.leakage import audit_leakage, refuse_leaks
-from tumoratlas.release.splits import split_cases
+from tumoratlas.release.leakage.audit import audit_leakage, refuse_leaks
+from tumoratlas.release.splits.schemes import split_cases
 from tumoratlas.report.leakage import write_leakage_report
 
-OPTIONS = {"seed": 7, "test_fraction": 0.1, "validation_fraction": 0.2, "folds": 5}
+OPTIONS = {
+    "earlier": [], "seed": 7, "test_fraction": 0.1, "validation_fraction": 0.2, "folds": 5,
+    "ood_sources": [], "scaling_sizes": [],
+}  # fmt: skip
 IRCADB_IN_LITS = [*range(28, 45), *range(46, 49)]
 
 
@@ -46,10 +49,11 @@ class World:
         """Split the cases; ``reserved`` holds the case ids that must not be trained on."""
         cases = sorted({scan["case_id"] for scan in self.scans} - {None})
         return split_cases(
-            [{"case_id": c, "group": self.groups.get(c, c),
-              "reserved": "some test set" if c in reserved else ""} for c in cases],
+            [{"case_id": c, "group": self.groups.get(c, c), "source": "lits", "sources": ["lits"],
+              "strata": ["undecided"], "reserved": "some test set" if c in reserved else ""}
+             for c in cases],
             **OPTIONS,
-        )  # fmt: skip
+        ).rows  # fmt: skip
 
     def audit(self, reserved=(), listed=()):
         return audit_leakage(self.scans, self.relations, self.splits(reserved), listed)
@@ -259,7 +263,7 @@ def test_the_audit_does_not_trust_groups(world):
     for n, name in enumerate(names, 2):
         world.scan(f"rsna_1_{n}", name, patient="rsna/1", kept=True)
     audit = world.audit(reserved=TOUCHED)
-    assert {row["scheme"] for row in audit.torn} == {"fold", "iid"}
+    assert {row["scheme"] for row in audit.torn} == {"fold", "iid", "ood", "scaling"}
     assert all("same patient as" in row["path"] for row in audit.torn)
     assert audit.leaks == []
     with pytest.raises(ReleaseError, match="two sides of a split"):

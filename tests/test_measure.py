@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 
+import cc3d
 import numpy as np
 import pandas as pd
 import pydicom
@@ -13,6 +15,8 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.spatial import ConvexHull
+from scipy.spatial.distance import pdist
 
 from tumoratlas.core.errors import GeometryError, InputError
 from tumoratlas.core.tables import SCHEMAS
@@ -20,8 +24,10 @@ from tumoratlas.images.components import find_components, foreground_box, minimu
 from tumoratlas.images.grid import Grid, to_canonical
 from tumoratlas.images.nifti import read_nifti
 from tumoratlas.measure.instances import (
+    SIZE_CLASSES,
     Instance,
     equal_volume_radius_mm,
+    is_below,
     label_instances,
     measure_instances,
     size_class,
@@ -131,10 +137,27 @@ def test_pyradiomics_baseline(real_data: Path) -> None:
     labels, grid = read_labels(folder / "lung1_label.nrrd")
     [tumor] = measured(label_instances(labels), grid)
     assert tumor.volume_mm3 == pytest.approx(value["VoxelVolume"], rel=1e-9)
-    # pyradiomics measures on a mesh half a voxel outside the voxel centers, so its diameters
-    # exceed ours by at most one spacing, 5 mm, in 3D; its planes between slices mix the outlines
-    # of two, so that in a slice a little more than one spacing of 0.57 mm is possible.
-    assert 0 <= value["Maximum3DDiameter"] - tumor.max_3d_mm <= 5.0
+    # pyradiomics measures between the corners of its surface mesh, which lie halfway between a
+    # voxel of the tumor and a neighbour outside; on these points our way gives its numbers.
+    mask = np.pad(labels == 1, 1).astype(bool)
+    steps = grid.affine[:3, 2::-1]
+    halves = []
+    for axis in range(3):
+        for way in (-1, 1):
+            beside = mask & ~np.roll(mask, -way, axis)
+            halves.append(np.argwhere(beside) + 0.5 * way * np.eye(3)[axis])
+    corners = np.vstack(halves)
+    hull = corners[ConvexHull(corners).vertices] @ steps.T
+    assert np.linalg.norm(hull[:, None] - hull, axis=2).max() == pytest.approx(
+        value["Maximum3DDiameter"], rel=1e-9
+    )
+    # Between voxel centers it is at most the two half steps shorter.
+    assert 0 <= value["Maximum3DDiameter"] - tumor.max_3d_mm <= max(grid.spacing_mm)
+    in_slices = []
+    for z in np.unique(corners[:, 0]):
+        plane = corners[corners[:, 0] == z] @ steps.T
+        in_slices.append(np.linalg.norm(plane[:, None] - plane, axis=2).max())
+    assert max(in_slices) == pytest.approx(value["Maximum2DDiameterSlice"], rel=1e-9)
     assert 0 <= value["Maximum2DDiameterSlice"] - tumor.longest_axial_mm <= 0.5703125 * np.sqrt(2)
 
 
@@ -212,6 +235,12 @@ def test_large_flat_tumors_have_degenerate_hulls() -> None:
         plate = np.expand_dims(disc, axis)
         [tumor] = measured(plate.astype(np.uint16), diagonal_grid(plate.shape, 1, 1, 1))
         assert tumor.max_3d_mm == pytest.approx(expected)
+    # More corners than all pairs are taken of.
+    ball = sum((p - 60) ** 2 for p in np.ogrid[:121, :121, :121]) <= 57.3**2
+    [tumor] = measured(ball.astype(np.uint16), diagonal_grid(ball.shape, 1, 1, 1))
+    shell = np.argwhere(ball & ~ndi.binary_erosion(ball))
+    corners = shell[ConvexHull(shell).vertices]
+    assert tumor.max_3d_mm == pytest.approx(pdist(corners).max())
     line = np.ones((1, 1, 300), np.uint16)
     [tumor] = measured(line, diagonal_grid(line.shape, 0.5, 1, 1))
     assert (tumor.max_3d_mm, tumor.longest_axial_mm, tumor.perpendicular_mm) == (149.5, 149.5, 0)
@@ -302,6 +331,58 @@ def test_spheres_have_their_radius() -> None:
     assert equal_volume_radius_mm(4 / 3 * np.pi * 1000) == pytest.approx(10)
 
 
+ROTATED = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0], [0.48, 0.64, 0.6]])
+
+
+@pytest.mark.parametrize("spacing", [(0.8, 0.8, 0.8), (0.7, 0.7, 2.5), (0.6, 0.9, 1.5)])
+@pytest.mark.parametrize("turn", [np.eye(3), ROTATED])
+@pytest.mark.parametrize("half_axes", [(9.0, 9.0, 9.0), (14.0, 7.0, 10.0)])
+def test_ellipsoids_on_any_grid_have_their_size(
+    spacing: tuple[float, ...], turn: np.ndarray, half_axes: tuple[float, ...]
+) -> None:
+    """Their axes lie in the patient, not on the grid: volume, place and length are known."""
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag(spacing)
+    size = [int(36 / step) for step in spacing]  # x, y, z
+    center = np.array([12.3, -40.1, 7.7])
+    affine[:3, 3] = center - affine[:3, :3] @ (np.array(size) / 2 + 0.2)
+    indices = np.stack(np.meshgrid(*map(np.arange, size[::-1]), indexing="ij"), axis=-1)
+    away = (indices[..., ::-1] @ affine[:3, :3].T + affine[:3, 3] - center) / half_axes
+    mask = (away**2).sum(axis=-1) <= 1
+    [tumor] = measured(label_instances(mask), Grid.of(mask.shape, affine))
+    volume = 4 / 3 * np.pi * np.prod(half_axes)
+    assert tumor.volume_mm3 == pytest.approx(volume, rel=0.02)
+    assert tumor.voxels == mask.sum() and not tumor.touches_border
+    assert tumor.radius_mm == pytest.approx(np.prod(half_axes) ** (1 / 3), rel=0.007)
+    assert np.abs(tumor.centroid_lps_mm - center * [-1, -1, 1]).max() < 0.1
+    # No distance between centers exceeds the axis, and a voxel's diagonal is all it may lack.
+    assert 0 <= 2 * max(half_axes) - tumor.max_3d_mm <= np.linalg.norm(spacing)
+    assert tumor.longest_axial_mm <= tumor.max_3d_mm + 1e-9
+    if turn is not ROTATED:
+        assert 0 <= 2 * half_axes[0] - tumor.longest_axial_mm <= np.linalg.norm(spacing[:2])
+        # Slices are parallel to the two half axes in the plane.
+        most = 2 * half_axes[1]
+        assert abs(most - tumor.perpendicular_mm) <= np.linalg.norm(spacing[:2])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from((6, 18, 26)))
+def test_voxels_and_instances_are_conserved(seed: int, connectivity: int) -> None:
+    """Whatever the bins: every instance is in one class, every voxel and HU in one instance."""
+    mask = blobs(seed, (12, 16, 14), 5)
+    ct = np.random.default_rng(seed).integers(-1000, 2000, mask.shape, np.int16)
+    labels = label_instances(mask, connectivity)
+    ours = measured(labels, Grid.of(mask.shape, OBLIQUE), ct)
+    np.testing.assert_array_equal(labels > 0, mask)
+    assert [tumor.label for tumor in ours] == list(range(1, len(ours) + 1))
+    assert sum(tumor.voxels for tumor in ours) == mask.sum()
+    assert sum(tumor.mean_hu * tumor.voxels for tumor in ours) == pytest.approx(ct[mask].sum())
+    by_class = Counter(tumor.size_class for tumor in ours)
+    assert by_class.total() == len(ours) and set(by_class) <= set(SIZE_CLASSES)
+    for tumor in ours:
+        assert tumor.sd_hu == pytest.approx(ct[labels == tumor.label].std())
+
+
 def test_order_is_by_size_then_first_voxel() -> None:
     mask = np.zeros((3, 3, 9), np.uint8)
     mask[0, 0, 0] = mask[0, 0, 4] = mask[2, 2, 6] = mask[2, 2, 7] = 1
@@ -330,8 +411,22 @@ def test_small_boxes_have_the_components_that_scipy_finds(
     assert label_instances(mask, connectivity).max(initial=0) == count
 
 
+@pytest.mark.parametrize("connectivity", [6, 18, 26])
+@pytest.mark.parametrize("share", [0.02, 0.15, 0.3, 0.6])
+def test_noise_falls_apart_as_in_cc3d(share: float, connectivity: int) -> None:
+    mask = np.random.default_rng(5).random((31, 40, 37)) < share
+    mask[3:9, 5:30, 2:35] = True
+    ours = find_components(mask, connectivity=connectivity)
+    whole = np.zeros(mask.shape, np.int64)
+    whole[ours.box] = ours.labels
+    theirs = cc3d.connected_components(mask, connectivity=connectivity).astype(np.int64)
+    pairs = np.unique(np.stack([whole[mask], theirs[mask]]), axis=1)
+    assert len(ours.voxels) == theirs.max() == pairs.shape[1]
+    assert not whole[~mask].any()
+
+
 def test_two_voxels_in_a_thin_box_are_two() -> None:
-    # A box in which cc3d's binary mode fails.
+    # A box of isolated voxels, in which libraries of components fail.
     assert label_instances(np.array([1, 0, 1], bool).reshape(3, 1, 1)).max() == 2
 
 
@@ -354,6 +449,48 @@ def test_minimum_volume_forgives_rounding() -> None:
     assert minimum_voxels(27, 3.375) == minimum_voxels(27, 3.374999999) == 8
     assert minimum_voxels(27, 3.3751) == 8 and minimum_voxels(0, 3) == 1
     assert minimum_voxels(14, 1.0001) == 14
+
+
+@pytest.mark.parametrize(("spacing_mm", "steps"), [(0.8, 25), (0.4, 50)])
+@pytest.mark.parametrize("shorter", [0, 1])
+def test_just_20_mm_are_20_mm_wherever_they_lie(
+    spacing_mm: float, steps: int, shorter: int
+) -> None:
+    """Sums of 0.8 mm from another first voxel round otherwise."""
+    found = set()
+    for offset in range(60):
+        instances = np.zeros((2, 2, steps + 1 + offset), np.uint16)
+        instances[1, 1, offset + shorter :] = 1
+        instances[0, 0, 0] = 1  # an outrider moves the box
+        grid = diagonal_grid(instances.shape, spacing_mm, spacing_mm, 5)
+        [tumor] = measured(instances, grid)
+        assert tumor.longest_axial_mm == pytest.approx((steps - shorter) * spacing_mm)
+        found.add(tumor.is_early_recist)
+    assert found == {bool(shorter)}
+
+
+@pytest.mark.parametrize("shorter", [0, 1])
+def test_just_20_mm_are_20_mm_however_they_are_turned(shorter: int) -> None:
+    """Turned about the head-foot axis, so that the slice stays the slice."""
+    instances = np.zeros((1, 1, 21), np.uint16)
+    instances[..., shorter:] = 1
+    found = set()
+    for angle in np.linspace(0, 2 * np.pi, 60):
+        affine = np.eye(4)
+        affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        [tumor] = measured(instances, Grid.of(instances.shape, affine))
+        found.add(tumor.is_early_recist)
+    assert found == {bool(shorter)}
+
+
+def test_a_diameter_is_below_a_limit_by_more_than_rounding() -> None:
+    assert not is_below(20.0, 20.0) and not is_below(np.nextafter(20.0, 0), 20.0)
+    assert is_below(19.99999, 20.0) and not is_below(20.00001, 20.0)
+    # A ball of just 20 mm by volume, too.
+    volume_mm3 = 4 / 3 * np.pi * 1000
+    for count in range(1, 300):
+        radius_mm = equal_volume_radius_mm(count * (volume_mm3 / count))
+        assert not is_below(2 * radius_mm, 20.0)
 
 
 def test_empty_box() -> None:

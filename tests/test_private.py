@@ -34,9 +34,9 @@ from tumoratlas.ingest.listing import list_scans
 from tumoratlas.ingest.pseudonyms import pseudonym, read_key, write_key
 from tumoratlas.ingest.readers import read_stored
 from tumoratlas.ingest.sources import read_source
-from tumoratlas.release.phi import find_phi, refuse_phi
-from tumoratlas.release.phi_terms import private_terms
-from tumoratlas.release.phi_text import Dictionary, normal
+from tumoratlas.release.privacy.search import find_phi, refuse_phi
+from tumoratlas.release.privacy.terms import private_terms
+from tumoratlas.release.privacy.text import Dictionary, normal
 
 NAME = "DOE^JANE"
 TERMS = {NAME, "MÜLLER^Hans", "19580314", "MRN-4711-X", "00123456", "St. Vincent Hospital"}

@@ -30,7 +30,7 @@ from tumoratlas.ingest.labels import LabelMask, read_labels
 from tumoratlas.ingest.readers import ScanVolume
 from tumoratlas.measure.counts import controls
 from tumoratlas.measure.instances import label_instances, measure_instances
-from tumoratlas.release.verify import verify_release
+from tumoratlas.release.verify.release import verify_release
 
 ORGANS = {"liver", "pancreas", "kidney", "colon", "esophagus", "uterus"}
 

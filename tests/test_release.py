@@ -11,17 +11,33 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.small_release import CASES, GRID, TEST_SCAN, TEST_SET, make_release, relist
+from tests.small_release import (
+    CASES,
+    DEFINITIONS,
+    GRID,
+    MEASURE,
+    TEST_SCAN,
+    TEST_SET,
+    make_release,
+    relist,
+)
 from tumoratlas.core.errors import ReleaseError
 from tumoratlas.core.files import sha256_file
 from tumoratlas.core.tables import read_rows_of, write_csv
 from tumoratlas.images.nifti import read_nifti, write_nifti
 from tumoratlas.release.build import build_release
-from tumoratlas.release.tables import LOCAL_PATH, ORDER, released_tables, write_released
-from tumoratlas.release.verify import verify_release
+from tumoratlas.release.cases import voxels_sha256
+from tumoratlas.release.tables import (
+    LOCAL_PATH,
+    ORDER,
+    released_tables,
+    write_released,
+)
+from tumoratlas.release.verify.release import verify_release
 
 LIVER = "label/BDMAP_00000001"
 KIDNEY = "label/BDMAP_90000002"
+TARGETS = ("internal", "labels_only", "full")
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +63,22 @@ def volume(path):
     return read_nifti(path, max_voxels=10**6).array
 
 
+def put_volume(release, place, array, grid=GRID):
+    """Replace a volume, its hash and the hash of its voxels, as a careful forger would."""
+    (release / place).unlink(missing_ok=True)
+    write_nifti(release / place, array, grid)
+    path = release / "voxel_hashes.csv"
+    with open(path, newline="") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    rows[place] = {"path": place, "voxel_sha256": voxels_sha256(array)}
+    write_csv(path, [rows[key] for key in sorted(rows)], ["path", "voxel_sha256"])
+    relist(release, release / place)
+    relist(release, path)
+
+
 def forge_volume(release, place, change, grid=GRID):
     array = volume(release / place).copy()
-    array = change(array) if callable(change) else array
-    (release / place).unlink()
-    write_nifti(release / place, array, grid)
-    relist(release, release / place)
+    put_volume(release, place, change(array) if callable(change) else array, grid)
 
 
 def forge_table(release, name, change):
@@ -65,11 +91,23 @@ def forge_table(release, name, change):
 
 
 def test_a_whole_release_has_no_problem(whole):
-    found = verify_release(whole)
+    told = []
+    found = verify_release(whole, progress=lambda *step: told.append(step))
     assert found.problems == []
-    assert (found.cases, found.tumors) == (3, 7)
+    assert found.cases == 3
+    assert found.tumors == len(read_rows_of(whole / "tables/tumors.parquet")) > 0
     assert found.files == len((whole / "SHA256SUMS").read_text().splitlines())
     assert verify_release(whole, processes=2) == found
+    done = [step[0] for step in told]
+    assert done == sorted(done) and {step[1] for step in told} == {done[-1]} == {found.files}
+    assert told[-1][2] == max(CASES)
+
+
+@pytest.mark.parametrize("target", TARGETS[1:])
+def test_a_release_for_others_has_no_problem(tmp_path, target):
+    release = make_release(tmp_path, tmp_path / "out", target=target)
+    assert problems(release) == []
+    assert any((release / "ct").glob("*/*")) == (target == "full")
 
 
 def test_combined_labels_and_masks_follow_the_class_map(whole):
@@ -130,7 +168,9 @@ def test_every_case_says_which_test_set_it_touches(whole):
     assert touched == dict.fromkeys(CASES, "") | {"BDMAP_00000001": TEST_SET}
     assert not [row for row in tables["leakage"] if row["is_leak"]]
     places = {(row["scheme"], row["split"]) for row in tables["splits"] if touched[row["case_id"]]}
-    assert places == {("iid", "reserved"), ("fold", "reserved")}
+    assert places == {
+        ("iid", "reserved"), ("ood", "reserved"), ("fold", "reserved"), ("scaling", "none"),
+    }  # fmt: skip
     (row,) = tables["test_scans"]
     assert (row["test_scan_id"], row["case_id"]) == (TEST_SCAN, "BDMAP_00000001")
     assert row["relation"] == "resample" and row["path"]
@@ -146,7 +186,7 @@ def test_a_private_name_in_another_text_stops_the_release(whole):
     tables["scans"] = [scan | {"source_case": "DOE_JANE", "image_path": "x/y"}]
     tables["reviews"][0]["reason"] = "compare with DOE_JANE"
     with pytest.raises(ReleaseError, match="PRIVATE_TEXT.*DOE_JANE"):
-        released_tables(tables, CASES)
+        released_tables(tables, CASES, target="internal")
 
 
 def test_equal_inputs_give_equal_bytes_and_an_old_release_goes_as_a_whole(whole, tmp_path):
@@ -163,8 +203,8 @@ def test_a_failed_build_leaves_the_old_release(whole, tmp_path):
     before = sha256_file(target / "SHA256SUMS")
     with pytest.raises(ReleaseError, match="NO_CASES"):
         build_release(
-            target, version="2.0", cases={}, tables={}, sources=[], models=[], thresholds={},
-            definitions={}, card=ROOT / "resources/release/README.md.jinja",
+            target, version="2.0", target="internal", cases={}, tables={}, sources=[], models=[],
+            thresholds={}, definitions={}, resources=ROOT / "resources/release",
         )  # fmt: skip
     assert sha256_file(target / "SHA256SUMS") == before
 
@@ -206,7 +246,7 @@ def test_bytes_that_changed_without_damage_are_seen(copy):
     place = copy / KIDNEY / "segmentations/spleen.nii.gz"
     place.write_bytes(gzip.compress(gzip.decompress(place.read_bytes()), 1, mtime=0))
     assert problems(copy) == [
-        f"SHA256: {KIDNEY}/segmentations/spleen.nii.gz: the bytes are not those that were released"
+        f"SHA256: {KIDNEY}/segmentations/spleen.nii.gz: its bytes are not those of SHA256SUMS"
     ]
 
 
@@ -222,7 +262,7 @@ def test_a_table_that_cannot_be_read_is_told_and_not_raised(copy):
 def test_unsafe_lines_of_the_list_are_told(copy):
     with open(copy / "SHA256SUMS", "a") as sums:
         sums.write(f"{'0' * 64}  ../outside\nrubbish\n")
-    assert sum(problem.startswith("SUMS: line") for problem in problems(copy)) == 2
+    assert sum(problem.startswith("SUMS: SHA256SUMS line") for problem in problems(copy)) == 2
 
 
 @pytest.mark.parametrize(
@@ -233,21 +273,57 @@ def test_unsafe_lines_of_the_list_are_told(copy):
         (f"{LIVER}/segmentations/liver.nii.gz", lambda a: a.astype(np.uint16), "DTYPE"),
         (f"{LIVER}/segmentations/liver.nii.gz", lambda a: a * 0, "COMBINED"),
         (f"{LIVER}/combined_labels.nii.gz", lambda a: np.where(a == 27, 5, a), "COMBINED"),
+        (f"{LIVER}/tumor_labels.nii.gz", lambda a: np.where(a == 7, 0, a), "COMBINED"),
+        (f"{LIVER}/tumor_labels.nii.gz", lambda a: np.where(a == 1, 2, a), "COMBINED"),
         (f"{LIVER}/segmentations/liver_lesion.nii.gz", np.zeros_like, "INSTANCES"),
         (f"{LIVER}/instances/liver.nii.gz", np.zeros_like, "STATE"),
         (f"{LIVER}/instances/liver.nii.gz", lambda a: np.where(a == 2, 9, a), "TUMORS"),
         (f"{KIDNEY}/instances/pancreas.nii.gz", np.ones_like, "STATE"),
+        (f"{KIDNEY}/segmentations/kidney_cyst.nii.gz", np.zeros_like, "INSTANCES"),
         ("ct/BDMAP_00000001/ct.nii.gz", lambda a: a + np.int16(1), "TUMORS"),
     ],
 )  # fmt: skip
 def test_a_forged_volume_is_seen(copy, place, change, code):
+    """Whole files with matching hashes of bytes and voxels: only the content tells."""
     array = volume(copy / place)
     changed = change(array).astype(np.uint16 if code == "DTYPE" else array.dtype)
     grid = GRID if changed.shape == GRID.shape else GRID.of(changed.shape, GRID.affine)
-    (copy / place).unlink()
-    write_nifti(copy / place, changed, grid)
-    relist(copy, copy / place)
-    assert code in codes(copy)
+    put_volume(copy, place, changed, grid)
+    found = codes(copy)
+    assert code in found and not {"SHA256", "VOXELS"} & found
+
+
+def test_one_forged_voxel_is_seen_wherever_masks_meet(copy):
+    """A voxel of a mask, the joined labels or an instance map, with matching hashes."""
+    rng = np.random.default_rng(5)
+    for path in sorted((copy / KIDNEY).rglob("*.nii.gz")):
+        array = volume(path)
+        filled = np.argwhere(array)
+        if not len(filled):
+            continue
+        voxel = tuple(rng.choice(filled))
+        changed = array.copy()
+        changed[voxel] = 0
+        place = path.relative_to(copy).as_posix()
+        put_volume(copy, place, changed)
+        # A mask of which another structure covers the voxel shows in no other file.
+        told = codes(copy)
+        assert told <= {"COMBINED", "INSTANCES", "TUMORS", "COUNTS", "STATE"}
+        assert told or path.parent.name == "segmentations"
+        put_volume(copy, place, array)
+    assert problems(copy) == []
+
+
+def test_a_pooled_lesion_without_a_row_or_in_a_settled_tumor_is_seen(copy):
+    """Lesions have rows of their own, and none is a tumor that an organ's map shows."""
+    settled = volume(copy / f"{LIVER}/instances/liver.nii.gz")
+    put_volume(copy, f"{LIVER}/instances/pooled.nii.gz", settled)
+    told = problems(copy)
+    subject = f"{LIVER.removeprefix('label/')}/instances/pooled.nii.gz"
+    count = np.count_nonzero(settled)
+    assert f"INSTANCES: {subject}: {count} voxels belong to instances of liver, too" in told
+    assert f"TUMORS: {subject}: tumors has the numbers [], the map [1, 2, 3]" in told
+    assert f"LICENCE: {subject}: is there, but licences says nothing of it" in told
 
 
 def test_a_moved_and_a_turned_grid_are_seen(copy):
@@ -269,14 +345,19 @@ def test_planted_text_in_a_header_is_seen(copy):
         stream.write(image.to_bytes())
     relist(copy, path)
     told = [problem for problem in problems(copy) if problem.startswith("HEADER_TEXT")]
-    assert len(told) == 2 and "descrip" in told[1]
+    assert len(told) == 2 and any("descrip" in problem for problem in told)
 
 
 def test_absent_and_surplus_files_of_a_state_are_seen(copy):
-    place = f"{KIDNEY}/segmentations/liver_lesion.nii.gz"
-    write_nifti(copy / place, np.zeros(GRID.shape, np.uint8), GRID)
-    relist(copy, copy / place)
-    assert any(p.startswith(f"STATE: {place}") for p in problems(copy))
+    surplus, absent = (f"{KIDNEY}/segmentations/{n}_lesion.nii.gz" for n in ("liver", "kidney"))
+    put_volume(copy, surplus, np.zeros(GRID.shape, np.uint8))
+    (copy / absent).unlink()
+    sums = copy / "SHA256SUMS"
+    lines = [line for line in sums.read_text().splitlines() if not line.endswith(absent)]
+    sums.write_text("\n".join(lines) + "\n")
+    told = problems(copy)
+    for place in (surplus, absent):
+        assert any(p.startswith(f"STATE: {place.removeprefix('label/')}") for p in told)
 
 
 @pytest.mark.parametrize(
@@ -289,11 +370,16 @@ def test_absent_and_surplus_files_of_a_state_are_seen(copy):
         ("tumors", lambda rows: rows[0].update(is_early=True), "TUMORS"),
         ("tumors", lambda rows: rows[0].update(mean_hu=None), "TUMORS"),
         ("tumors", lambda rows: rows[0].update(lesion_kind="cyst"), "INSTANCES"),
+        ("tumors", lambda rows: rows[0].update(organ="unassigned"), "ID"),
+        ("tumors", lambda rows: rows[0].update(lesion_kind="lesion"), "STATE"),
+        ("tumors", lambda rows: rows[0].update(bbox=[0, 0, 0, 1, 1, 1]), "TUMORS"),
         ("tumors", lambda rows: rows[0].update(tumor_id="x"), "ID"),
         ("tumors", lambda rows: rows.append(dict(rows[0])), "ID"),
         ("tumors", lambda rows: rows.pop(0), "COUNTS"),
         ("masks", lambda rows: rows.pop(0), "STATE"),
         ("masks", lambda rows: rows[3].update(state="unknown"), "STATE"),
+        ("masks", lambda rows: rows[0].update(released=not rows[0]["released"]), "STATE"),
+        ("masks", lambda rows: rows[0].update(state="maybe"), "STATE"),
         ("masks", lambda rows: rows[0].update(case_id="BDMAP_00000099"), "ID"),
         ("scans", lambda rows: rows[0].update(case_id=None), "SCANS"),
         ("scans", lambda rows: rows[0].update(source="lits"), "COUNTS"),
@@ -307,6 +393,21 @@ def test_absent_and_surplus_files_of_a_state_are_seen(copy):
 def test_a_forged_table_is_seen(copy, table, change, code):
     forge_table(copy, table, change)
     assert code in codes(copy)
+
+
+def test_a_tumor_of_just_the_early_diameter_is_not_early_for_the_verifier(tmp_path, monkeypatch):
+    """The rule is the one that measured it, though the table's number is a rounding below."""
+    limit_mm = 14 * 2**0.5  # the diagonal of 8 by 8 voxels of 2 mm
+    monkeypatch.setitem(DEFINITIONS, "early_diameter_mm", limit_mm)
+    monkeypatch.setitem(MEASURE, "early_diameter_mm", limit_mm)
+
+    def round_down(tables):
+        row = next(row for row in tables["tumors"] if row["number"] == 1)
+        assert row["longest_axial_mm"] == pytest.approx(limit_mm) and not row["is_early_recist"]
+        row["longest_axial_mm"] = float(np.nextafter(limit_mm, 0))
+
+    release = make_release(tmp_path, tmp_path / "out", change_tables=round_down)
+    assert problems(release) == []
 
 
 def test_a_patient_on_two_sides_is_seen_even_under_two_group_names(copy):

@@ -1,5 +1,7 @@
 """The report of a release: complete, self-contained, escaped and reproducible."""
 
+import html
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -13,14 +15,16 @@ from tests.conftest import ROOT
 from tests.small_release import CHOICE, make_release
 from tumoratlas.candidates.froc import froc_curve
 from tumoratlas.core.tables import read_rows_of
-from tumoratlas.measure.counts import count_tumors
+from tumoratlas.release.counts.definitions import definition_line
+from tumoratlas.release.counts.files import FIGURES
 from tumoratlas.release.tables import ORDER, write_released
-from tumoratlas.release.verify import verify_release
-from tumoratlas.report.figures import froc_figure, organ_figure, radius_figure, size_figure
-from tumoratlas.report.page import format_number
+from tumoratlas.release.verify.release import verify_release
+from tumoratlas.report.figures import froc_figure
+from tumoratlas.report.page import format_number, render_page
+from tumoratlas.report.paper import read_paper
 from tumoratlas.report.release import release_summary, write_report
 
-PAPER = ROOT / "resources/paper.csv"
+PAPERS = sorted((ROOT / "resources").glob("paper*.csv"))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,7 @@ def report(release, verification, curve_csv, tmp_path):
             verification=found,
             curves={"liver": curve_csv} if curves is None else curves,
             thresholds={"liver": CHOICE} if thresholds is None else thresholds,
-            paper=PAPER,
+            paper=PAPERS,
             template=ROOT / "resources/report/release.html.jinja",
         )
         return path.read_text(encoding="utf-8")
@@ -97,28 +101,78 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+def rows_of(text):
+    """Return the text of every row of a table; cells are apart by bars."""
+    return [
+        html.unescape(re.sub(r"<[^>]+>", "|", row))
+        for row in re.findall(r"<tr.*?</tr>", text, re.DOTALL)
+    ]
+
+
 def test_the_page_is_whole_needs_nothing_and_is_reproducible(report):
     text = report()
     page = Page()
     page.feed(text)
     assert page.open == [] and page.fetched == []
     assert "<script" not in text and "url(" not in text and "@import" not in text
-    assert 'name="viewport"' in text and "@media print" in text
+    # The namespace of SVG is a name; nothing is fetched from there.
+    assert set(re.findall(r"\w+://[^\s\"'<]+", text)) == {"http://www.w3.org/2000/svg"}
+    assert 'name="viewport"' in text and "@media print" in text and "max-width: 44rem" in text
     assert report() == text
 
 
-def test_the_page_shows_counts_and_every_figure_of_the_paper_with_its_place(report):
+def test_the_page_shows_counts_and_every_number_of_the_paper_with_place_and_reason(report):
     text = report()
-    rows = [re.sub(r"<[^>]+>", "|", row) for row in re.findall(r"<tr.*?</tr>", text, re.DOTALL)]
+    rows = rows_of(text)
     assert any(re.fullmatch(r"\|+liver\|+1\|+0\|+1\|+0\|+2\|+1\|+2\|+", row) for row in rows)
-    for row in pd.read_csv(PAPER, keep_default_na=False).itertuples():
-        if row.quantity != "source_scans":
-            assert any(format_number(row.value) in r and row.place in r for r in rows), row
+    paper = read_paper(PAPERS)
+    for said in paper.numbers.itertuples():
+        cells = (f"|{format_number(said.value)}|", said.place, said.explanation)
+        assert any(all(cell in row for cell in cells) for row in rows), said
+    for said in paper.contradictions.itertuples():
+        cells = (f"{said.number}. {said.topic}", said.says, said.elsewhere, said.published)
+        assert any(all(cell in row for cell in cells) for row in rows), said
+    scans = next(row for row in rows if "CT scans" in row and "|10,135|" in row)
+    assert "|3|" in scans and "|−10,132|" in scans  # ours, and the difference
     assert "Verified." in text
-    assert "130 or 131" in text  # scans of LiTS in the paper
     assert "NOT_UNDERSTOOD" in text and "sign_off" in text and "abababababababab" in text
     assert "paper: 2.0 (section 3.1)" in text
-    assert "26-connected" in text and "14 mm" in text
+
+
+def test_tables_1_and_6_stand_beside_the_papers(report):
+    rows = rows_of(report())
+    paper = read_paper(PAPERS)
+    for said in paper.table1.itertuples():
+        cells = (f"|{said.dataset} (paper)|", f"|{said.n_scans:,}|", f"|{said.n_tumors:,}|")
+        assert any(all(cell in row for cell in cells) for row in rows), said
+    assert any("|250.9|" in row and "95.2 K" in row for row in rows)
+    # 72 slices are not none.
+    assert any(re.match(r"\|+this release\|+–\|+3\|+0.072\|+4\|", row) for row in rows)
+    for said in paper.table6.itertuples():
+        cells = (f"|{said.component}|", f"|{said.n_scans:,}|", said.explanation)
+        assert any(all(cell in row for cell in cells) for row in rows), said
+
+
+def test_definitions_stand_with_every_table_of_counts_and_figure(report, release):
+    text = report()
+    definitions = json.loads((release / "definitions.json").read_text(encoding="utf-8"))
+    parts = re.split(r'<h2 id="(\w+)">', text)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    for name in ("tumors", "paper", "table1", "table6", "sources"):
+        assert (
+            html.escape(definition_line(definitions), quote=False).replace("'", "&#39;")
+            in sections[name]
+        ), name
+    assert sections["figure4"].count('class="figure4"') == len(FIGURES)
+    assert "26-connected" in sections["definitions"] and "14 mm³" in sections["definitions"]
+
+
+def test_pooled_lesions_are_told_only_where_there_are_any(report, release, tmp_path):
+    assert "pooled lesions" not in report()
+    folder = shutil.copytree(release, tmp_path / "copy")
+    path = folder / "counts/headline.csv"
+    path.write_text(path.read_text().replace("pooled,,0", "pooled,,1"))
+    assert "1 of the tumors are pooled lesions" in " ".join(report(folder=folder).split())
 
 
 def test_problems_are_shown_and_text_is_escaped(report, release, verification, tmp_path):
@@ -132,32 +186,39 @@ def test_problems_are_shown_and_text_is_escaped(report, release, verification, t
     assert "problems</strong>" in text and "SHA256: tables/excluded.csv" in text
 
 
+def test_what_is_left_out_counts_for_its_source(report, release, tmp_path):
+    """By case and organ, by scan, and by a name that two sources might begin."""
+    folder = shutil.copytree(release, tmp_path / "copy")
+    tables = {name: read_rows_of(folder / f"tables/{name}.parquet") for name in ORDER}
+    scan = next(row for row in tables["scans"] if row["source"] == "lits")
+    facts = {"scan_id": "lits_b_1", "source": "lits_b", "kept": False, "case_id": None}
+    tables["scans"].append(scan | facts)
+    for subject, code in (("BDMAP_90000002/liver", "BY_ORGAN"), ("kits23_case_00030", "BY_SCAN"),
+                          ("lits_b_77", "LONGER"), ("lits_77", "SHORTER")):  # fmt: skip
+        tables["excluded"].append(tables["excluded"][0] | {"id": subject, "code": code})
+    write_released(folder / "tables", tables)
+    text = report(folder=folder).split('<h2 id="sources">')[1].split("<h2")[0]
+    codes = {
+        re.split(r"\|+", row)[1]: set(re.findall(r"[A-Z]+_?[A-Z]+(?=\|)", row))
+        for row in rows_of(text)
+    }
+    assert codes["kits23"] == {"BY_ORGAN", "BY_SCAN"}
+    assert codes["lits_b"] == {"LONGER"}
+    assert "SHORTER" in codes["lits"] and "LONGER" not in codes["lits"]
+
+
 def test_a_release_without_models_says_so(report):
     assert "No threshold was chosen" in report(curves={}, thresholds={})
 
 
-def test_figures_are_drawn_from_their_numbers(release, curve_csv):
-    counts = count_tumors(pd.DataFrame(read_rows_of(release / "tables/tumors.parquet")))
+def test_the_froc_figure_is_drawn_from_its_numbers(curve_csv):
     curve = pd.read_csv(curve_csv)
     curve = curve[curve["rule"] == "any"]
-    figures = {
-        "size": size_figure(counts, "liver"),
-        "organ": organ_figure(counts),
-        "radius": radius_figure([1.0, 4.0, 70.0], [5, 10, 20]),
-        "no radius": radius_figure([], [5, 10, 20]),
-        "froc": froc_figure("liver", curve, CHOICE, 2.0),
-    }
-    trees = {name: ElementTree.fromstring(text) for name, text in figures.items()}
-    bars = [bar for bar in trees["size"].iter("rect")]
-    assert [float(bar.get("height")) > 0 for bar in bars] == [True, False, True, False]
-    assert len(list(trees["organ"].iter("rect"))) == 6
-    filled = [bar for bar in trees["radius"].iter("rect") if float(bar.get("height")) > 0]
-    assert len(filled) == 3
-    assert len(trees["froc"].find("polyline").get("points").split()) == len(curve)
-    for tree in trees.values():
-        for mark in (*tree.iter("rect"), *tree.iter("circle")):
-            place = float(mark.get("x") or mark.get("cx")), float(mark.get("y") or mark.get("cy"))
-            assert 0 <= place[0] <= 320 and 0 <= place[1] <= 200
+    tree = ElementTree.fromstring(froc_figure("liver", curve, CHOICE, 2.0))
+    svg = "{http://www.w3.org/2000/svg}"
+    assert len(tree.find(f"{svg}polyline").get("points").split()) == len(curve)
+    (chosen,) = tree.iter(f"{svg}circle")
+    assert 0 <= float(chosen.get("cx")) <= 320 and 0 <= float(chosen.get("cy")) <= 200
 
 
 def test_the_summary_is_a_table_of_plain_text(release):
@@ -176,3 +237,13 @@ def test_the_summary_is_a_table_of_plain_text(release):
 )  # fmt: skip
 def test_numbers_are_written_for_people(value, text):
     assert format_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(3, "+3"), (-10132, "−10,132"), (0, "±0"), (None, "–"), (float("nan"), "–")],
+)
+def test_differences_have_a_sign_or_are_a_dash(tmp_path, value, text):
+    template = tmp_path / "page.jinja"
+    template.write_text("{{ value | signed }}")
+    assert render_page(template, {"value": value}) == text

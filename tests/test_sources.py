@@ -646,7 +646,7 @@ def test_a_download_is_listed(name: str, tmp_path: Path) -> None:
         assert scan["role"] == source.role and scan["files"] == []
         assert scan["scan_id"] == f"{name}_{scan['source_case'].replace('.', '_')}"
         for label in scan["labels"]:
-            assert label["licence"] in (source.licence, "CC BY 4.0")
+            assert label["licence"] in (source.licence, "CC BY 4.0", "CC BY-NC-SA 4.0")
     assert json.loads(json.dumps(listing)) == listing
 
 

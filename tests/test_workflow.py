@@ -18,36 +18,15 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pandas as pd
-import pytest
-import yaml
 
 from tests.conftest import ROOT
+from tests.micro import MICRO, RELEASE, config_with, snakemake
 from tests.phantoms import write_phantoms
 from tests.phantoms.demo import run_demo
 from tests.phantoms.truth import tumors
 from tumoratlas.core.files import sha256_file
-from tumoratlas.release.verify import verify_release
+from tumoratlas.release.verify.release import verify_release
 from tumoratlas.review.ledger import append_events, make_event
-
-MICRO = ROOT / "tests/phantoms/micro.yaml"
-RELEASE = "results/release/2.0"
-
-
-def config_with(folder: Path, **changes: object) -> Path:
-    """Write the micro configuration with some keys changed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(MICRO.read_text()) | changes))
-    return path
-
-
-def snakemake(checkout: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run snakemake in a working directory with the micro configuration."""
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", "--profile", "profiles/local", *arguments,
-         "--configfile", str(MICRO), "--directory", str(folder), "--cores", "2"],
-        cwd=checkout, capture_output=True, text=True, check=False,
-    )  # fmt: skip
 
 
 def sums(folder: Path) -> str:
@@ -57,47 +36,30 @@ def sums(folder: Path) -> str:
     return (folder / RELEASE / "SHA256SUMS").read_text() + "\n".join(lines)
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the checkout, which a test may edit."""
-    folder = tmp_path_factory.mktemp("checkout") / "tumoratlas"
-    names = (".git", ".venv", ".snakemake", "demo", "__pycache__", ".ruff_cache", ".pytest_cache")
-    shutil.copytree(ROOT, folder, symlinks=True, ignore=shutil.ignore_patterns(*names))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Path:
-    """Return the working directory of an undisturbed run of the copy, on two cores."""
-    folder = tmp_path_factory.mktemp("micro") / "reference"
-    run_demo(folder, MICRO, micro=True, cores=2, checkout=checkout)
-    return folder
-
-
-def test_the_release_verifies_and_counts_the_truth(reference: Path) -> None:
+def test_the_release_verifies_and_counts_the_truth(micro_run: Path) -> None:
     """Every promise holds, and the tumors are those of the phantoms, class by class."""
-    verification = verify_release(reference / RELEASE)
+    verification = verify_release(micro_run / RELEASE)
     assert verification.problems == []
-    counted = pd.read_csv(reference / RELEASE / "counts/tumors_by_size.csv")
+    counted = pd.read_csv(micro_run / RELEASE / "counts/tumors_by_size.csv")
     found = counted[counted.tumors > 0].set_index(["organ", "size_class"]).tumors.to_dict()
-    true = tumors(reference).query("kind == 'tumor'")
+    true = tumors(micro_run).query("kind == 'tumor'")
     assert found == true.groupby(["organ", "size_class"]).size().to_dict()
 
 
-def test_one_core_gives_the_same_bytes(reference: Path, tmp_path: Path) -> None:
+def test_one_core_gives_the_same_bytes(micro_run: Path, tmp_path: Path) -> None:
     """Cores change neither the weights nor the release."""
     run_demo(tmp_path / "run", MICRO, micro=True, cores=1)
-    assert sums(tmp_path / "run") == sums(reference)
+    assert sums(tmp_path / "run") == sums(micro_run)
 
 
-def test_five_shards_give_the_same_bytes(reference: Path, tmp_path: Path) -> None:
+def test_five_shards_give_the_same_bytes(micro_run: Path, tmp_path: Path) -> None:
     """Shards are only a way to cut the work."""
     config = config_with(tmp_path, shards=5)
     run_demo(tmp_path / "run", config, micro=True, cores=2)
-    assert sums(tmp_path / "run") == sums(reference)
+    assert sums(tmp_path / "run") == sums(micro_run)
 
 
-def test_a_kill_in_the_middle_gives_the_same_bytes(reference: Path, tmp_path: Path) -> None:
+def test_a_kill_in_the_middle_gives_the_same_bytes(micro_run: Path, tmp_path: Path) -> None:
     """Kill -9 while a model is trained; the same command after an unlock ends the same."""
     folder = tmp_path / "run"
     process = subprocess.Popen(
@@ -114,34 +76,34 @@ def test_a_kill_in_the_middle_gives_the_same_bytes(reference: Path, tmp_path: Pa
     assert not (folder / RELEASE).exists()
     assert snakemake(ROOT, folder, "--unlock").returncode == 0
     run_demo(folder, MICRO, micro=True, cores=2)
-    assert sums(folder) == sums(reference)
+    assert sums(folder) == sums(micro_run)
 
 
-def test_a_second_run_does_nothing(checkout: Path, reference: Path) -> None:
+def test_a_second_run_does_nothing(micro_checkout: Path, micro_run: Path) -> None:
     """All targets are up to date, those of training included, once the last answers are in."""
-    assert snakemake(checkout, reference, "packets").returncode == 0
-    assert json.loads((reference / "results/review/plan_review.json").read_text()) == {
+    assert snakemake(micro_checkout, micro_run, "packets").returncode == 0
+    assert json.loads((micro_run / "results/review/plan_review.json").read_text()) == {
         "outstanding": {}, "stale": [], "pending": [],
     }  # fmt: skip
-    run = snakemake(checkout, reference, "train", "thresholds", "packets", "all")
+    run = snakemake(micro_checkout, micro_run, "train", "thresholds", "packets", "all")
     assert "Nothing to be done" in run.stdout + run.stderr
 
 
-def test_more_shards_redo_no_scan(reference: Path, tmp_path: Path) -> None:
+def test_more_shards_redo_no_scan(micro_run: Path, tmp_path: Path) -> None:
     """Per-scan results live with the scan: another number of shards finds them all."""
     folder = tmp_path / "run"
-    shutil.copytree(reference, folder, symlinks=True)
+    shutil.copytree(micro_run, folder, symlinks=True)
     before = {p: p.stat().st_mtime_ns for p in folder.glob("results/*/*/BDMAP_*/record.json")}
     assert before
     config = config_with(tmp_path, shards=3)
     run_demo(folder, config, micro=True, cores=2)
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert sums(folder) == sums(reference)
+    assert sums(folder) == sums(micro_run)
 
 
-def test_a_corrupt_scan_is_listed_and_the_rest_goes_on(reference: Path) -> None:
+def test_a_corrupt_scan_is_listed_and_the_rest_goes_on(micro_run: Path) -> None:
     """The truncated volume is in the excluded table with its code and a remedy."""
-    excluded = pd.read_csv(reference / RELEASE / "tables/excluded.csv")
+    excluded = pd.read_csv(micro_run / RELEASE / "tables/excluded.csv")
     row = excluded.set_index("id").loc["lits_5"]
     assert row.code == "DATA_SIZE"
     assert row.remedy
@@ -217,39 +179,39 @@ def test_an_unknown_key_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_wrong_mask_sent_back_is_excluded_and_the_rest_counts(
-    checkout: Path, reference: Path, tmp_path: Path
+    micro_checkout: Path, micro_run: Path, tmp_path: Path
 ) -> None:
     """A damaged return becomes one excluded row; the other decisions stay in force."""
     folder = tmp_path / "run"
-    shutil.copytree(reference, folder, symlinks=True)
+    shutil.copytree(micro_run, folder, symlinks=True)
     form = pd.read_csv(folder / "records/returns/b0001/decisions.csv", dtype=str)
     bad = folder / "records/returns/later"
     bad.mkdir()
     row = form.iloc[[0]].assign(decision="maybe", time="2026-02-01T00:00:00Z")
     row.to_csv(bad / "decisions.csv", index=False)
-    run = snakemake(checkout, folder, "all")
+    run = snakemake(micro_checkout, folder, "all")
     assert run.returncode == 0, run.stdout + run.stderr
     excluded = pd.read_csv(folder / RELEASE / "tables/excluded.csv")
     rows = excluded[excluded.rule == "check_review"]
     assert list(rows.id) == ["later/decisions.csv:2"]
-    tables = [pd.read_csv(f / RELEASE / "tables/tumors.csv") for f in (folder, reference)]
+    tables = [pd.read_csv(f / RELEASE / "tables/tumors.csv") for f in (folder, micro_run)]
     pd.testing.assert_frame_equal(*tables)
 
 
 def test_a_decision_on_another_models_candidate_opens_its_organ(
-    checkout: Path, reference: Path, tmp_path: Path
+    micro_checkout: Path, micro_run: Path, tmp_path: Path
 ) -> None:
     """The organ becomes unknown and is listed; the case's other organs stay."""
     folder = tmp_path / "run"
-    shutil.copytree(reference, folder, symlinks=True)
-    before = pd.read_csv(reference / RELEASE / "tables/masks.csv").set_index(["case_id", "organ"])
+    shutil.copytree(micro_run, folder, symlinks=True)
+    before = pd.read_csv(micro_run / RELEASE / "tables/masks.csv").set_index(["case_id", "organ"])
     case_id, organ = before[before.signed_by == "R01"].index[0]
     event = make_event(
         stage="review", batch="old", case_id=case_id, organ=organ, candidate_id="0" * 16,
         reviewer_id="R01", role="senior", decision="accept", time="2026-03-01T00:00:00.000Z",
     )  # fmt: skip
     append_events(folder / "records/ledger.jsonl", [event])
-    run = snakemake(checkout, folder, "all", "--forcerun", "check_review")
+    run = snakemake(micro_checkout, folder, "all", "--forcerun", "check_review")
     assert run.returncode == 0, run.stdout + run.stderr
     after = pd.read_csv(folder / RELEASE / "tables/masks.csv").set_index(["case_id", "organ"])
     assert after.state[case_id, organ] == "unknown"
@@ -260,24 +222,24 @@ def test_a_decision_on_another_models_candidate_opens_its_organ(
     assert excluded.code[f"{case_id}/{organ}"] == "CANDIDATE_UNKNOWN"
 
 
-def test_the_slurm_profile_plans_word_for_word(checkout: Path, tmp_path: Path) -> None:
+def test_the_slurm_profile_plans_word_for_word(micro_checkout: Path, tmp_path: Path) -> None:
     """``snakemake --profile slurm all`` plans in a checkout with an empty home."""
     environment = os.environ | {"HOME": str(tmp_path)}
     environment.pop("XDG_CACHE_HOME", None)
     run = subprocess.run(
         [str(Path(sys.executable).parent / "snakemake"), "--profile", "slurm", "all", "-n"],
-        cwd=checkout, env=environment, capture_output=True, text=True, check=False,
+        cwd=micro_checkout, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     assert "build_release" in run.stdout
 
 
-def test_one_module_re_runs_exactly_its_rules(checkout: Path, reference: Path) -> None:
+def test_one_module_re_runs_exactly_its_rules(micro_checkout: Path, micro_run: Path) -> None:
     """An edit of the measure code re-runs measuring and what follows, and nothing before."""
-    module = checkout / "tumoratlas/measure/diameters.py"
+    module = micro_checkout / "tumoratlas/measure/diameters.py"
     code = module.read_text()
     module.write_text(code + "\nADDED = 1\n")
-    run = snakemake(checkout, reference, "all", "-n")
+    run = snakemake(micro_checkout, micro_run, "all", "-n")
     module.write_text(code)
     assert run.returncode == 0, run.stdout + run.stderr
     jobs = set(re.findall(r"^(\w+) +\d+$", run.stdout + run.stderr, re.MULTILINE))
@@ -293,19 +255,19 @@ def tumoratlas(*arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_status_tells_what_is_done(reference: Path) -> None:
+def test_status_tells_what_is_done(micro_run: Path) -> None:
     """One line per sharded rule: shards, scans and excluded ones."""
-    run = tumoratlas("status", "--directory", str(reference))
+    run = tumoratlas("status", "--directory", str(micro_run))
     assert run.returncode == 0, run.stderr
     rows = {line.split()[0]: line.split()[1:4] for line in run.stdout.splitlines()[1:]}
     assert rows["fingerprint_scans"] == ["1/1", "4/4", "1"]
     assert rows["measure_tumors"] == ["1/1", "2/2", "0"]
 
 
-def test_verify_finds_one_changed_byte(reference: Path, tmp_path: Path) -> None:
+def test_verify_finds_one_changed_byte(micro_run: Path, tmp_path: Path) -> None:
     """A copy of the release verifies anywhere; a flipped bit does not."""
     copy = tmp_path / "copy"
-    shutil.copytree(reference / RELEASE, copy)
+    shutil.copytree(micro_run / RELEASE, copy)
     assert tumoratlas("verify", str(copy)).returncode == 0
     victim = next(copy.glob("ct/*/ct.nii.gz"))
     data = bytearray(victim.read_bytes())
@@ -317,14 +279,14 @@ def test_verify_finds_one_changed_byte(reference: Path, tmp_path: Path) -> None:
     assert "Traceback" not in run.stderr
 
 
-def test_provenance_tells_how_each_result_came_about(reference: Path) -> None:
+def test_provenance_tells_how_each_result_came_about(micro_run: Path) -> None:
     """Every finished scan has a record of its inputs, outputs, code, time and machine."""
-    path = reference / "results/provenance/harmonize_scans/s0000_scans.jsonl"
+    path = micro_run / "results/provenance/harmonize_scans/s0000_scans.jsonl"
     first, *records = [json.loads(line) for line in path.read_text().splitlines()]
     assert first["environment_record"]["packages"]["numpy"]
     assert first["params"]["model_spacing_mm"] == 1.5
     assert len(records) == 2
     for record in records:
-        case = reference / "results/harmonize/harmonize_scans" / record["subject"]
+        case = micro_run / "results/harmonize/harmonize_scans" / record["subject"]
         assert record["outputs"]["ct.nii.gz"] == sha256_file(case / "ct.nii.gz")
         assert record["inputs"] and record["code"] and record["seconds"] >= 0

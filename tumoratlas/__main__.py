@@ -28,6 +28,16 @@ def main() -> int:
     verify = commands.add_parser("verify", help="check any copy of a release, without the workflow")
     verify.add_argument("release", type=Path, help="folder with SHA256SUMS")
     verify.add_argument("--processes", type=int, default=1, help="cases checked at the same time")
+    diff = commands.add_parser(
+        "diff", help="say what changed between two releases, and which review caused it"
+    )
+    diff.add_argument("old", type=Path, help="folder of the earlier release")
+    diff.add_argument("new", type=Path, help="folder of the later one")
+    diff.add_argument("--html", type=Path, help="file to write the report to")
+    diff.add_argument("--csv", type=Path, help="file to write every change to")
+    view = commands.add_parser("view", help="show the cases of a release in the browser")
+    view.add_argument("release", type=Path, help="folder with SHA256SUMS")
+    view.add_argument("--port", type=int, default=8765, help="of the address on this machine")
     unpack = commands.add_parser(
         "unpack", help="unpack a source's zip or tar archive safely into a new folder"
     )
@@ -53,6 +63,8 @@ def main() -> int:
     run = {
         "status": _status,
         "verify": _verify,
+        "diff": _diff,
+        "view": _view,
         "unpack": _unpack,
         "key": _key,
         "lock": _lock,
@@ -110,9 +122,10 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from tumoratlas.release.verify import verify_release
+    from tumoratlas.release.verify.release import verify_release
 
-    found = verify_release(arguments.release, processes=arguments.processes)
+    show = _show_progress if sys.stderr.isatty() else None
+    found = verify_release(arguments.release, processes=arguments.processes, progress=show)
     for problem in found.problems:
         print(problem)
     verdict = f"{len(found.problems)} problems" if found.problems else "every promise holds"
@@ -121,6 +134,42 @@ def _verify(arguments: argparse.Namespace) -> int:
         f"{verdict}"
     )
     return 1 if found.problems else 0
+
+
+def _show_progress(done: int, total: int, name: str) -> None:
+    """Show a bar on the terminal; it goes when all is done."""
+    width = 30
+    filled = width * done // max(1, total)
+    text = f"[{'#' * filled}{'.' * (width - filled)}] {done:,} of {total:,} {name}"
+    print(f"\r\033[K{text if done < total else ''}", end="", file=sys.stderr, flush=True)
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from tumoratlas.core.structures import RESOURCES
+    from tumoratlas.release.diff.releases import diff_releases, write_diff_csv
+    from tumoratlas.release.diff.text import summary_text
+    from tumoratlas.report.diff import write_diff_report
+
+    try:
+        diff = diff_releases(arguments.old, arguments.new)
+    except TumorAtlasError as error:
+        print(error, file=sys.stderr)
+        return 2  # as diff(1): 0 equal, 1 different, 2 trouble
+    print(summary_text(diff))
+    if arguments.csv:
+        write_diff_csv(arguments.csv, diff)
+    if arguments.html:
+        write_diff_report(arguments.html, diff, RESOURCES / "report/diff.html.jinja")
+    return 0 if diff.is_empty else 1
+
+
+def _view(arguments: argparse.Namespace) -> int:
+    from tumoratlas.release.viewer import release_server
+
+    with release_server(arguments.release, arguments.port) as server:
+        print(f"http://127.0.0.1:{server.server_port}/viewer/  (Ctrl-C ends it)", flush=True)
+        server.serve_forever()
+    return 0
 
 
 def _unpack(arguments: argparse.Namespace) -> int:

@@ -141,7 +141,7 @@ def main() -> None:
         raise SystemExit("\n".join(["what was told is not what was planted:", *wrong]))
     print(f"\n{_summary(folder)}\n\n{summary(folder)}\n")
     print(f"release  {folder / 'results/release/2.0'}")
-    for name in ("release", "review", "sources", "leakage"):
+    for name in ("release", "tumors", "review", "sources", "leakage"):
         print(f"report   {folder / 'results/report' / name}.html")
 
 

@@ -9,7 +9,6 @@ from tests.phantoms.patients import (
     MSD_TEST,
     PADDED,
     PANORAMA,
-    POOLED,
 )
 
 JHH = "JHH"
@@ -79,7 +78,7 @@ _KEPT = (
     _small(
         22, "M", (28, 32, 24), (1.7, 1.5, 2.0), (_SMALL,),
         Scan("btcv", "0061", defect="test case", test_set=BTCV_TEST),
-        duplicate("flare23", "FLARE23_0003", defect="relabelled", reports=POOLED),
+        duplicate("flare23", "FLARE23_0003", defect="relabelled"),
     ),
     _small(
         23, "F", (32, 28, 25), (1.5, 1.7, 1.95), (_TINY,),

@@ -17,7 +17,6 @@ PADDED = (Report("warning", "PADDING"),)
 STRAIGHTENED = tuple(
     Report("repair", "straightened", mask) for mask in ("", "kidney", "liver", "pancreas", "spleen")
 )
-POOLED = (Report("excluded_mask", "POOLED_TUMOR", "pooled_tumor"),)
 
 _TRUNCATED = refused("lits", "5", "truncated", "DATA_SIZE", "liver")
 # One folder with two overlapping parts of a scan that P002 holds whole.
@@ -120,7 +119,7 @@ FIRST = (
             Scan("msd_ct", "colon_001", ("colon",), "AppleDouble file"),
             duplicate(
                 "flare23", "FLARE23_0001", defect="resampled to 2 mm, pooled tumors",
-                copy="resample", reports=POOLED,
+                copy="resample",
             ),
         ),
     ),

@@ -21,18 +21,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
+from tumoratlas.candidates.hits import match_findings, shared_voxels
 from tumoratlas.candidates.thresholds import RULES, check_thresholds
 from tumoratlas.core.errors import GeometryError, InputError
-from tumoratlas.images.components import (
-    Components,
-    find_components,
-    foreground_box,
-    minimum_voxels,
-)
+from tumoratlas.images.components import find_components, foreground_box, minimum_voxels
 
-MINIMUM_IOU = 0.1
 CONFIDENCE = 0.95
 BOOTSTRAP_BLOCK = 100
 
@@ -105,19 +99,19 @@ def froc_counts(
         )
         candidate_map = np.zeros(truth.shape, np.uint32)
         candidate_map[candidates.box] = candidates.labels
-        shared = np.zeros((len(lesions.voxels) + 1, len(candidates.voxels) + 1), np.int64)
-        np.add.at(shared, (lesion_map.flat[inside], candidate_map.flat[inside]), 1)
+        counts = (len(lesions.voxels), len(candidates.voxels))
+        shared = shared_voxels(lesion_map.flat[inside], candidate_map.flat[inside], counts)
         total = int(candidates.voxels.sum())
         for rule in RULES:
-            hits, false_positives = _match(rule, shared, lesions, candidates)
+            hit, false = match_findings(rule, shared, lesions.voxels, candidates.voxels)
             rows.append(
                 {
                     "case_id": case_id,
                     "rule": rule,
                     "threshold": float(threshold),
                     "lesions": len(lesions.voxels),
-                    "hits": hits,
-                    "false_positives": false_positives,
+                    "hits": int(hit.sum()),
+                    "false_positives": int(false.sum()),
                     "candidates": len(candidates.voxels),
                     "candidate_volume_mm3": total * voxel_volume_mm3,
                     "false_volume_mm3": (total - int(shared[:, 1:].sum())) * voxel_volume_mm3,
@@ -183,31 +177,6 @@ def froc_curve(
         intervals = _bootstrap(rows, bootstrap, seed, unit)
         tables.append(curve.join(intervals).reset_index())
     return pd.concat(tables, ignore_index=True)
-
-
-def _match(
-    rule: str, shared: NDArray[np.int64], lesions: Components, candidates: Components
-) -> tuple[int, int]:
-    """Return the hit lesions and the false-positive candidates.
-
-    ``shared`` (lesion, candidate) counts common voxels; row 0 is truth too small to be a
-    lesion, column 0 is no candidate.
-    """
-    common = shared[1:, 1:]
-    beside_fragment = shared[0, 1:] > 0
-    if rule == "any":
-        touching = common > 0
-        hits = int(touching.any(axis=1).sum())
-    else:
-        union = lesions.voxels[:, None] + candidates.voxels[None, :] - common
-        iou = common / np.maximum(union, 1)
-        touching = (iou >= MINIMUM_IOU) & (common > 0)
-        # What is added makes one more pair worth more than all overlaps together.
-        weights = np.where(touching, iou + min(touching.shape), 0)
-        hits = int(touching[linear_sum_assignment(weights, maximize=True)].sum())
-        beside_fragment &= ~(common > 0).any(axis=0)
-    false = ~touching.any(axis=0) & ~beside_fragment
-    return hits, int(false.sum())
 
 
 def _bootstrap(rows: pd.DataFrame, samples: int, seed: int, unit: str) -> pd.DataFrame:

@@ -11,7 +11,10 @@ from tumoratlas.core.files import sha256_json
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "tumoratlas"
 # Modules that read a table of the checkout themselves: the table is part of their code.
-_TABLES = {"tumoratlas/core/structures.py": "resources/structures.csv"}
+_TABLES = {
+    "tumoratlas/core/structures.py": "resources/structures.csv",
+    "tumoratlas/release/licences/decide.py": "resources/licences.csv",
+}
 _LAYOUT_TOKENS = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER}
 
 

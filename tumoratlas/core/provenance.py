@@ -18,7 +18,6 @@ PROVENANCE = Path("results/provenance")  # below the working directory
 PACKAGES = (
     "SimpleITK",
     "blosc2",
-    "connected-components-3d",
     "nibabel",
     "nnunetv2",
     "numba",

@@ -5,6 +5,7 @@ schema. Parquet and CSV bytes depend only on the values.
 """
 
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tumoratlas.core.files import replacing
+from tumoratlas.core.files import replacing, write_text
 
 _TEXT, _INT, _FLOAT, _BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 _POINT, _TEXTS = pa.list_(_FLOAT, 3), pa.list_(_TEXT)
@@ -213,6 +214,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "sd_hu": _FLOAT,
             "origin": _TEXT,
             "reviewers": _TEXTS,
+            "events": _TEXTS,
             "touches_border": _BOOL,
         }
     ),
@@ -227,6 +229,20 @@ SCHEMAS: dict[str, pa.Schema] = {
             "signed_by": _TEXT,
             "resampled": _BOOL,
             "pending": _TEXTS,
+            "released": _BOOL,
+        }
+    ),
+    "licences": pa.schema(
+        {
+            "case_id": _TEXT,
+            "file": _TEXT,
+            "kind": _TEXT,
+            "sources": _TEXTS,
+            "licences": _TEXTS,
+            "internal": _BOOL,
+            "labels_only": _BOOL,
+            "full": _BOOL,
+            "reasons": _TEXTS,
         }
     ),
     "splits": pa.schema({"scheme": _TEXT, "case_id": _TEXT, "split": _TEXT, "group": _TEXT}),
@@ -281,17 +297,23 @@ def read_rows_of(path: Path) -> list[dict[str, Any]]:
     return pq.read_table(path).to_pylist()
 
 
-def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: list[str]) -> None:
-    """Write rows as CSV (UTF-8, line feeds); lists are joined by ``;``.
+def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Return rows as CSV (line feeds); lists are joined by ``;``.
 
     Text that a spreadsheet would run as a formula is disarmed by a leading apostrophe. Line
     ends inside text become line feeds: readers take a lone carriage return for a row's end.
     """
-    with replacing(Path(path)) as part, open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        for row in rows:
-            writer.writerow([_cell(row.get(column)) for column in columns])
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(row.get(column)) for column in columns])
+    return buffer.getvalue()
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write the text of `csv_text` in UTF-8."""
+    write_text(Path(path), csv_text(rows, columns))
 
 
 def _cell(value: object) -> object:

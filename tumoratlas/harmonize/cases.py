@@ -20,6 +20,7 @@ from tumoratlas.ingest.readers import ScanVolume, read_scan
 
 TUMOR, CYST = 1, 2
 POOLED = "pooled_tumor"
+POOLED_FILE = "pooled.b2nd"
 # Labels of a resampled copy agree with others up to their surface at best.
 SAME_RESAMPLED_DICE = 0.9
 # Below this lies no tissue: padding outside the field of view, which would bleed into the model
@@ -43,7 +44,8 @@ def harmonize_case(
     Files: ``ct.nii.gz`` (RAS+, int16 HU, native spacing), ``model.b2nd`` (int16 HU on the
     isotropic model grid), ``structures.b2nd`` (uint32 bit planes of organs), and for each organ
     whose tumors a source annotated ``lesions_<organ>.b2nd`` and ``model_lesions_<organ>.b2nd``
-    (uint8: 0 none, 1 tumor, 2 cyst).
+    (uint8: 0 none, 1 tumor, 2 cyst). ``pooled.b2nd`` (uint8 0 and 1) holds tumors whose organ a
+    source does not name; it exists where there are any, and says nothing of other voxels.
 
     Parameters
     ----------
@@ -81,10 +83,8 @@ def harmonize_case(
                 {"id": f"{scan['scan_id']}/{mask.name}", "rule": _RULE, **asdict(repair)}
                 for repair in mask.repairs
             ]
-            if mask.name == POOLED:
-                excluded += _pooled_row(mask, origin)
-            elif mask.name in cut:
-                excluded.append(_cut_row(mask, origin))
+            if mask.name in cut:
+                excluded.append(_row(mask, origin, *_CUT))
             else:
                 voxels = way.carry(mask.voxels, kept.hu.shape)[0] if way else mask.voxels
                 labels.add(mask.name, voxels, origin)
@@ -99,6 +99,8 @@ def harmonize_case(
         write_array(folder / f"lesions_{organ}.b2nd", lesions, **meta)
         on_model = resample_labels(lesions, kept.grid, model_grid)
         write_array(folder / f"model_lesions_{organ}.b2nd", on_model, **model_meta)
+    if labels.pooled_source:
+        write_array(folder / POOLED_FILE, labels.pooled.astype(np.uint8), **meta)
     return {
         "case_id": case_id,
         "scan_id": members[0]["scan_id"],
@@ -107,6 +109,7 @@ def harmonize_case(
         "model_grid": model_grid.to_json(),
         "structures": labels.sources,
         "annotated": labels.annotations,
+        "pooled": labels.pooled_source,
         "repairs": repairs,
         "excluded_masks": [*excluded, *labels.conflicts],
     }
@@ -157,6 +160,10 @@ def _cut_names(
     return cut
 
 
+_CUT = (
+    "LABEL_CUT", "the copy that this mask was drawn on does not show all of the organ", "",
+    "None needed; the structure stays unknown unless another copy shows all of it",
+)  # fmt: skip
 _MIRRORED = (
     "COPY_MIRRORED",
     "this copy and the kept scan are mirror images, and here the mask lies on the wrong side",
@@ -214,26 +221,6 @@ def _row(
     return row | {"reason": reason, "evidence": evidence, "remedy": remedy}
 
 
-def _cut_row(mask: LabelMask, origin: Mapping[str, Any]) -> dict[str, str]:
-    return _row(
-        mask, origin, "LABEL_CUT",
-        "the copy that this mask was drawn on does not show all of the organ",
-        "", "None needed; the structure stays unknown unless another copy shows all of it",
-    )  # fmt: skip
-
-
-def _pooled_row(mask: LabelMask, origin: Mapping[str, Any]) -> list[dict[str, str]]:
-    count = int(np.count_nonzero(mask.voxels))
-    if not count:
-        return []
-    row = _row(
-        mask, origin, "POOLED_TUMOR",
-        "tumors are labelled without saying of which organ, and not all of them",
-        f"{count} voxels", "None needed; tumor candidates and their review stand in for it",
-    )  # fmt: skip
-    return [row]
-
-
 class _Labels:
     """Masks from several copies of a scan; the first source of a structure wins."""
 
@@ -242,10 +229,15 @@ class _Labels:
         self.lesions: dict[str, NDArray[np.uint8]] = {}
         self.sources: dict[str, dict[str, Any]] = {}
         self.annotations: dict[str, dict[str, Any]] = {}
+        self.pooled = np.zeros(shape, bool)
+        self.pooled_source: dict[str, Any] = {}
         self.conflicts: list[dict[str, str]] = []
 
     def add(self, name: str, voxels: NDArray[np.bool_], origin: dict[str, Any]) -> None:
         """Take in a mask on the kept scan, bool (z, y, x)."""
+        if name == POOLED:
+            self._add_pooled(voxels, origin)
+            return
         organ, _, kind = name.rpartition("_")
         if kind in ("tumor", "cyst") and organ in tumor_structures():
             self._add_lesion(name, voxels, organ, TUMOR if kind == "tumor" else CYST, origin)
@@ -273,6 +265,13 @@ class _Labels:
             self._compare(name, voxels, lesions == value, first, origin)
             return
         lesions[voxels & (lesions == 0)] = value
+
+    def _add_pooled(self, voxels: NDArray[np.bool_], origin: dict[str, Any]) -> None:
+        if not voxels.any():
+            return  # not all tumors are labelled: an empty mask says nothing
+        if not self.pooled_source:
+            self.pooled, self.pooled_source = voxels, origin
+        self._compare(POOLED, voxels, self.pooled, self.pooled_source, origin)
 
     def _compare(
         self,

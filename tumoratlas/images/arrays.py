@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from tumoratlas.core.files import replacing, to_json
 from tumoratlas.images.checks import refusal
 
+# Work is parallel by process: the threads of a pool, of which the library has one for whatever is
+# not told otherwise, do not survive a fork.
+blosc2.set_nthreads(1)
 _CHUNK_SLICES = 16
 _META = "tumoratlas"
 

@@ -1,18 +1,13 @@
-"""Connected components of a volume, and their counts and sums in one pass.
-
-Work happens on the box of the non-zero voxels: tumors fill a hundredth of a scan, so that
-this alone saves most of the time.
-"""
+"""Connected components of a volume, and their counts and sums in one pass (see `runs`)."""
 
 import math
 from dataclasses import dataclass
 
-import cc3d
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-Box = tuple[slice, slice, slice]
+from tumoratlas.images.runs import Box, Runs, find_runs, join_runs, paint_runs
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class Components:
     labels
         uint32 (z, y, x) on the box only: 0 background, 1 .. n the components.
     box
-        Where ``labels`` lies in the mask.
+        The smallest box of the mask's non-zero voxels, where ``labels`` lies.
     voxels
         Number of voxels of each component, int64 (n,).
     """
@@ -87,8 +82,7 @@ def minimum_voxels(minimum_volume_mm3: float, voxel_volume_mm3: float) -> int:
 
 def foreground_box(array: NDArray[np.generic]) -> Box:
     """Return the smallest box of the non-zero voxels of a (z, y, x) array; empty if none is."""
-    bounds = _foreground_bounds(_plain(array))
-    return tuple(slice(int(a), int(b)) for a, b in zip(bounds[:3], bounds[3:], strict=True))
+    return find_runs(array, of_equal_value=False).box
 
 
 def find_components(
@@ -105,26 +99,38 @@ def find_components(
     minimum_count
         Components of fewer voxels are left out.
     """
-    box = foreground_box(mask)
-    crop = np.ascontiguousarray(mask[box] != 0)
-    if crop.size == 0:
-        return Components(np.zeros(crop.shape, np.uint32), box, np.zeros(0, np.int64))
-    # Not as a binary image: there cc3d 4.1.1 counts on too few labels in a thin box of isolated
-    # voxels (shape 3 x 1 x 1 with both ends set) and raises RuntimeError.
-    labels, count = cc3d.connected_components(
-        crop.view(np.uint8), connectivity=connectivity, return_N=True, out_dtype=np.uint32
-    )
-    statistics = label_statistics(labels, count)
-    order = np.lexsort((statistics.first_voxel, -statistics.voxels))
-    kept = order[statistics.voxels[order] >= minimum_count]
-    renumbered = np.zeros(count + 1, np.uint32)
-    renumbered[kept + 1] = np.arange(1, len(kept) + 1)
-    return Components(renumbered[labels], box, statistics.voxels[kept])
+    runs, numbers, voxels = component_runs(mask, connectivity, minimum_count)
+    box = runs.box
+    labels = np.zeros([part.stop - part.start for part in box], np.uint32)
+    paint_runs(runs.within(box), numbers, labels)
+    return Components(labels, box, voxels)
+
+
+def component_runs(
+    mask: NDArray[np.generic], connectivity: int, minimum_count: int = 1
+) -> tuple[Runs, NDArray[np.int64], NDArray[np.int64]]:
+    """Find the components of a mask as `find_components` does, without a volume of labels.
+
+    Returns
+    -------
+    The runs of the mask; the label of each, int64 (runs,), 0 where the component is too small;
+    the voxels of each component, int64 (n,).
+    """
+    runs = find_runs(mask, of_equal_value=False)
+    numbers, count = join_runs(runs, connectivity=connectivity)
+    lengths = runs.places[:, 2] - runs.places[:, 1]
+    voxels = np.bincount(numbers, lengths, minlength=count + 1).astype(np.int64)[1:]
+    # Stable: numbers come in the order of first voxels.
+    order = np.argsort(-voxels, kind="stable")
+    kept = order[voxels[order] >= minimum_count]
+    labels = np.zeros(count + 1, np.int64)
+    labels[kept + 1] = np.arange(1, len(kept) + 1)
+    return runs, labels[numbers], voxels[kept]
 
 
 def label_statistics(
     labels: NDArray[np.unsignedinteger],
-    count: int,
+    count: int | None = None,
     values: NDArray[np.int16] | None = None,
 ) -> Statistics:
     """Measure every label of a map in one pass.
@@ -134,84 +140,52 @@ def label_statistics(
     labels
         uint16 or uint32 (z, y, x), values 0 .. ``count``.
     count
-        The largest label.
+        The largest label that may occur; by default the largest that does.
     values
         int16 (z, y, x) to sum over each label, such as HU.
     """
+    runs = find_runs(labels, of_equal_value=True)
+    count = int(runs.values.max(initial=0)) if count is None else count
     has_values = values is not None
     summed = np.ascontiguousarray(values) if has_values else np.zeros((0, 0, 0), np.int16)
-    result = _one_pass(_plain(labels), count, summed, has_values)
-    return Statistics(*(table[1:] for table in result))
+    tables = _sums(runs.places, runs.values, runs.shape, count, summed, has_values)
+    return Statistics(*(table[1:] for table in tables))
 
 
-def _plain(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Return the array C-contiguous and, if bool, seen as uint8: one compiled kernel for both."""
-    array = np.ascontiguousarray(array)
-    return array.view(np.uint8) if array.dtype == bool else array
-
-
-@njit(cache=True)
-def _foreground_bounds(array):  # noqa: ANN001, ANN202 (compiled; types in foreground_box)
-    nz, ny, nx = array.shape
-    bounds = np.array([nz, ny, nx, 0, 0, 0])
-    for z in range(nz):
-        for y in range(ny):
-            row = array[z, y]
-            left = 0
-            while left < nx and row[left] == 0:
-                left += 1
-            if left == nx:
-                continue
-            right = nx
-            while right > bounds[5] and row[right - 1] == 0:
-                right -= 1
-            bounds[0] = min(bounds[0], z)
-            bounds[1] = min(bounds[1], y)
-            bounds[2] = min(bounds[2], left)
-            bounds[3] = z + 1
-            bounds[4] = max(bounds[4], y + 1)
-            bounds[5] = max(bounds[5], right)
-    if bounds[3] == 0:
-        bounds[:] = 0
-    return bounds
-
-
-@njit(cache=True)
-def _one_pass(labels, count, values, has_values):  # noqa: ANN001, ANN202 (see label_statistics)
+@njit(cache=True, nogil=True)
+def _sums(places, values, shape, count, hu, has_hu):  # noqa: ANN001, ANN202 (compiled)
+    """Fill the tables of `Statistics`, row 0 for the background left empty."""
     voxels = np.zeros(count + 1, np.int64)
     first = np.zeros(count + 1, np.int64)
     index_sum = np.zeros((count + 1, 3), np.int64)
     box = np.zeros((count + 1, 6), np.int64)
     value_sum = np.zeros(count + 1, np.int64)
     square_sum = np.zeros(count + 1, np.int64)
-    nz, ny, nx = labels.shape
-    for z in range(nz):
-        for y in range(ny):
-            x = 0
-            while x < nx:
-                label = labels[z, y, x]
-                if label == 0:
-                    x += 1
-                    continue
-                start = x
-                while x < nx and labels[z, y, x] == label:
-                    if has_values:
-                        value = np.int64(values[z, y, x])
-                        value_sum[label] += value
-                        square_sum[label] += value * value
-                    x += 1
-                run = x - start
-                if voxels[label] == 0:
-                    first[label] = (z * ny + y) * nx + start
-                    box[label] = np.array([z, y, start, z + 1, y + 1, x])
-                else:
-                    box[label, 1] = min(box[label, 1], y)
-                    box[label, 2] = min(box[label, 2], start)
-                    box[label, 3] = z + 1
-                    box[label, 4] = max(box[label, 4], y + 1)
-                    box[label, 5] = max(box[label, 5], x)
-                voxels[label] += run
-                index_sum[label, 0] += run * z
-                index_sum[label, 1] += run * y
-                index_sum[label, 2] += (start + x - 1) * run // 2
+    ny, nx = shape[1], shape[2]
+    for i in range(len(values)):
+        label = values[i]
+        row, start, stop = places[i, 0], places[i, 1], places[i, 2]
+        z, y = row // ny, row % ny
+        if has_hu:
+            total, squares = np.int64(0), np.int64(0)
+            for x in range(start, stop):
+                value = np.int64(hu[z, y, x])
+                total += value
+                squares += value * value
+            value_sum[label] += total
+            square_sum[label] += squares
+        part = box[label]
+        if voxels[label] == 0:
+            first[label] = row * nx + start
+            part[0], part[1], part[2], part[4] = z, y, start, y + 1
+        part[1] = min(part[1], y)
+        part[2] = min(part[2], start)
+        part[3] = z + 1
+        part[4] = max(part[4], y + 1)
+        part[5] = max(part[5], stop)
+        length = stop - start
+        voxels[label] += length
+        index_sum[label, 0] += length * z
+        index_sum[label, 1] += length * y
+        index_sum[label, 2] += (start + stop - 1) * length // 2
     return voxels, first, index_sum, box, value_sum, square_sum

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from tumoratlas.core.errors import InputError
 from tumoratlas.core.files import replacing, sha256_bytes
 from tumoratlas.images.checks import Finding, Repair, refusal, warning
 from tumoratlas.images.grid import Grid
@@ -88,7 +90,22 @@ def read_nifti(path: Path, *, max_voxels: int) -> NiftiFile:
         Codes of kind file, header and geometry in `tumoratlas.images.checks.CHECKS`.
     """
     path = Path(path)
-    data = read_bytes(path, max_bytes=max_voxels * 8 + _HEADER_BYTES)
+    return decode_nifti(path, read_nifti_bytes(path, max_voxels=max_voxels), max_voxels=max_voxels)
+
+
+def read_nifti_bytes(path: Path, *, max_voxels: int) -> bytes:
+    """Return the bytes of a file that may hold a volume of this size.
+
+    Raises
+    ------
+    InputError
+        Codes of kind file in `tumoratlas.images.checks.CHECKS`.
+    """
+    return read_bytes(path, max_bytes=max_voxels * 8 + _HEADER_BYTES)
+
+
+def decode_nifti(path: Path, data: bytes, *, max_voxels: int) -> NiftiFile:
+    """Return the volume that the bytes of the file ``path`` hold; see `read_nifti`."""
     is_gzip = data.startswith(GZIP_MAGIC)
     refuse_impostors(path, data)
     if path.suffix == ".gz" and not is_gzip:
@@ -101,7 +118,10 @@ def read_nifti(path: Path, *, max_voxels: int) -> NiftiFile:
     if math.prod(shape) > max_voxels or size > LARGEST_BYTES:
         raise refusal("VOLUME_TOO_LARGE", path, f"claims {math.prod(shape)} voxels, {size} bytes")
     findings = _check_units(path, header)
-    grid, geometry_findings, repairs = header_grid(path, header, shape)
+    try:
+        grid, geometry_findings, repairs = _placed(header.binaryblock, shape)
+    except InputError as error:
+        raise refusal(error.code, path, error.evidence) from None
     if is_gzip:
         raw = inflate(path, data, size)
     elif len(data) == size:
@@ -199,6 +219,15 @@ def _parse_header(path: Path, block: bytes) -> Header:
     if magic != single:
         raise refusal("NOT_NIFTI", path, f"magic is {magic!r}")
     return header
+
+
+@lru_cache(maxsize=16)
+def _placed(
+    block: bytes, shape: tuple[int, int, int]
+) -> tuple[Grid, tuple[Finding, ...], tuple[Repair, ...]]:
+    """Return what `header_grid` does; the masks of a scan have the same few headers."""
+    path = Path("header")
+    return header_grid(path, _parse_header(path, block), shape)
 
 
 def _claims(path: Path, header: Header) -> tuple[tuple[int, int, int], np.dtype[Any], int]:

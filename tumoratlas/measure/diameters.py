@@ -5,6 +5,8 @@ voxels gives it: a tumor of one voxel has diameter 0. Tools that measure on the 
 (pyradiomics) add up to one voxel spacing.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -14,58 +16,56 @@ from scipy.spatial import ConvexHull, QhullError
 # then does not depend on how the volume is turned.
 TIE = 1e-9
 # Below this many points all pairs are cheaper than their convex hull.
-FEW_POINTS = 200
+FEW_POINTS = 2000
+# Without these the compiler may not compare several distances at once; sums stay as written.
+_COMPARES = {"nnan", "nsz"}
 
 
-def axial_diameters_mm(
-    slices: NDArray[np.bool_], columns_mm: NDArray[np.float64]
-) -> tuple[float, float]:
-    """Return the longest axial diameter and the diameter across it, in mm.
+@dataclass(frozen=True)
+class Diameters:
+    """Diameters of a tumor in mm.
 
-    The longest diameter is the largest distance between two voxel centers of one slice (RECIST
-    1.1; the line may leave the tumor). The perpendicular is the full width of the tumor in that
-    slice at a right angle to it, between the outermost voxel centers. Among equally long
-    diameters the one with the larger perpendicular counts.
+    Attributes
+    ----------
+    longest_axial_mm
+        Largest distance between two voxel centers of one slice (RECIST 1.1; the line may leave
+        the tumor).
+    perpendicular_mm
+        Full width of the tumor in that slice at a right angle to it, between the outermost
+        voxel centers. Among equally long diameters the one with the larger width counts.
+    max_3d_mm
+        Largest distance between two voxel centers.
+    """
+
+    longest_axial_mm: float
+    perpendicular_mm: float
+    max_3d_mm: float
+
+
+def measure_diameters(slices: NDArray[np.bool_], steps_mm: NDArray[np.float64]) -> Diameters:
+    """Measure a tumor's diameters.
+
+    Only the corners of the convex hull of a slice can be farthest apart, in the slice and in
+    space. Being a corner does not depend on the steps, so that they are found in whole numbers.
 
     Parameters
     ----------
     slices
         The tumor's voxels, bool (slice, row, column).
-    columns_mm
-        Steps in mm from one row and from one column to the next, float64 (3, 2); they need not
-        be at a right angle.
+    steps_mm
+        Columns: steps in mm from one slice, row and column to the next, float64 (3, 3); they
+        need not be at a right angle.
     """
-    return _axial_diameters(slices.view(np.uint8), _plane_steps(columns_mm))
-
-
-def max_diameter_mm(voxels: NDArray[np.bool_], columns_mm: NDArray[np.float64]) -> float:
-    """Return the largest distance between two voxel centers, in mm.
-
-    Only the two ends of each row of voxels can be corners of the convex hull, and only its
-    corners can be farthest apart.
-
-    Parameters
-    ----------
-    voxels
-        The tumor's voxels, bool (z, y, x).
-    columns_mm
-        Steps in mm along z, y and x, float64 (3, 3).
-    """
-    # Rows along the longest side: few of them, even in a tumor as flat as one voxel.
-    axis = int(np.argmax(voxels.shape))
-    order = [other for other in range(3) if other != axis] + [axis]
-    voxels, columns_mm = voxels.transpose(order), columns_mm[:, order]
-    filled = voxels.any(axis=2)
-    first = voxels.argmax(axis=2)[filled]
-    last = voxels.shape[2] - 1 - voxels[:, :, ::-1].argmax(axis=2)[filled]
-    rows = np.argwhere(filled)
-    ends = np.vstack([np.column_stack([rows, first]), np.column_stack([rows, last])])
-    if len(ends) > FEW_POINTS:
+    corners, starts = _corners(np.ascontiguousarray(slices).view(np.uint8))
+    in_plane = corners[:, 1:] @ _plane_steps(steps_mm[:, 1:]).T
+    longest, perpendicular = _axial_diameters(in_plane, starts)
+    if len(corners) > FEW_POINTS:
         try:
-            ends = ends[ConvexHull(ends).vertices]
+            corners = corners[ConvexHull(corners).vertices]
         except QhullError:
-            pass  # All in one plane or line: few enough for all pairs.
-    return float(np.sqrt(_longest_square(ends @ columns_mm.T)))
+            pass  # All in one plane or line.
+    places = np.ascontiguousarray((corners @ steps_mm.T).T)
+    return Diameters(longest, perpendicular, float(np.sqrt(_longest_square(*places))))
 
 
 def _plane_steps(columns_mm: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -78,50 +78,67 @@ def _plane_steps(columns_mm: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.ascontiguousarray(axes @ columns_mm)
 
 
-@njit(cache=True)
-def _longest_square(points):  # noqa: ANN001, ANN202 (compiled; float64 (n, 3), mm)
+@njit(cache=True, nogil=True)
+def _corners(slices: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the corners of every slice's convex hull, and where those of each slice start.
+
+    Both ends of every row are taken down the slice, and each side keeps those where it turns
+    outwards (Andrew's monotone chain, 1979).
+    """
+    depth, rows, columns = slices.shape
+    corners = np.empty((2 * depth * rows, 3), np.int64)
+    starts = np.zeros(depth + 1, np.int64)
+    count = 0
+    for z in range(depth):
+        for side in (1, -1):
+            first = count
+            for y in range(rows):
+                row = slices[z, y]
+                x = 0 if side == 1 else columns - 1
+                while 0 <= x < columns and row[x] == 0:
+                    x += side
+                if not 0 <= x < columns:
+                    continue
+                while count - first > 1:
+                    a, b = corners[count - 2], corners[count - 1]
+                    turn = (b[1] - a[1]) * (x - a[2]) - (b[2] - a[2]) * (y - a[1])
+                    if side * turn > 0:
+                        break
+                    count -= 1
+                corners[count] = (z, y, x)
+                count += 1
+        starts[z + 1] = count
+    return corners[:count].copy(), starts
+
+
+@njit(cache=True, nogil=True, fastmath=_COMPARES)
+def _longest_square(
+    z: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64]
+) -> float:
     longest = 0.0
-    for i in range(len(points)):
+    for i in range(len(z)):
         for j in range(i):
-            square = 0.0
-            for k in range(points.shape[1]):
-                square += (points[i, k] - points[j, k]) ** 2
-            longest = max(longest, square)
+            dz, dy, dx = z[i] - z[j], y[i] - y[j], x[i] - x[j]
+            longest = max(longest, dz * dz + dy * dy + dx * dx)
     return longest
 
 
-@njit(cache=True)
-def _slice_ends(plane, steps):  # noqa: ANN001, ANN202 (compiled)
-    """First and last voxel center of every row of a slice, (n, 2) in mm."""
-    rows, columns = plane.shape
-    ends = np.empty((2 * rows, 2))
-    count = 0
-    for y in range(rows):
-        left = 0
-        while left < columns and plane[y, left] == 0:
-            left += 1
-        if left == columns:
-            continue
-        right = columns - 1
-        while plane[y, right] == 0:
-            right -= 1
-        for x in (left, right):
-            ends[count, 0] = steps[0, 0] * y + steps[0, 1] * x
-            ends[count, 1] = steps[1, 0] * y + steps[1, 1] * x
-            count += 1
-    return ends[:count]
-
-
-@njit(cache=True)
-def _axial_diameters(slices, steps):  # noqa: ANN001, ANN202 (compiled; see axial_diameters_mm)
+@njit(cache=True, nogil=True)
+def _axial_diameters(
+    corners: NDArray[np.float64], starts: NDArray[np.int64]
+) -> tuple[float, float]:
+    """Return the longest diameter in a slice and the width across it, in mm."""
     longest = 0.0
-    for z in range(slices.shape[0]):
-        longest = max(longest, _longest_square(_slice_ends(slices[z], steps)))
+    for z in range(len(starts) - 1):
+        for i in range(starts[z], starts[z + 1]):
+            for j in range(starts[z], i):
+                v, u = corners[i, 0] - corners[j, 0], corners[i, 1] - corners[j, 1]
+                longest = max(longest, v * v + u * u)
     widest = 0.0
     if longest == 0.0:
         return 0.0, 0.0
-    for z in range(slices.shape[0]):
-        ends = _slice_ends(slices[z], steps)
+    for z in range(len(starts) - 1):
+        ends = corners[starts[z] : starts[z + 1]]
         for i in range(len(ends)):
             for j in range(i):
                 v = ends[i, 0] - ends[j, 0]

@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 
 from tumoratlas.core.errors import GeometryError, InputError
 from tumoratlas.images.components import (
+    component_runs,
     equal_volume_radius_mm,
-    find_components,
-    foreground_box,
     label_statistics,
     minimum_voxels,
 )
 from tumoratlas.images.grid import Grid
-from tumoratlas.measure.diameters import axial_diameters_mm, max_diameter_mm
+from tumoratlas.images.runs import paint_runs
+from tumoratlas.measure.diameters import measure_diameters
 
+_ROUNDING = 1e-9
 SIZE_CLASSES = ("tiny", "small", "medium", "large")
 
 
@@ -40,7 +41,7 @@ class Instance:
         Radius of the sphere of equal volume, and its class (`size_class`).
     longest_axial_mm, perpendicular_mm
         Longest diameter within one axial slice and the width across it, between voxel centers
-        (`axial_diameters_mm`). Axial slices are those across the array axis nearest to
+        (`Diameters`). Axial slices are those across the array axis nearest to
         head-foot, so on an oblique scan they are the acquired slices.
     max_3d_mm
         Largest distance between two voxel centers.
@@ -91,6 +92,14 @@ def size_class(radius_mm: float, edges_mm: Sequence[float]) -> str:
     return SIZE_CLASSES[sum(radius_mm > edge for edge in edges_mm)]
 
 
+def is_below(diameter_mm: float, limit_mm: float) -> bool:
+    """Return whether a diameter is below a limit, by more than rounding.
+
+    A tumor of just 20 mm stays what it is wherever it lies and however it is turned.
+    """
+    return diameter_mm < limit_mm * (1 - _ROUNDING)
+
+
 def label_instances(mask: NDArray[np.generic], connectivity: int = 26) -> NDArray[np.uint16]:
     """Split a tumor mask into its connected components.
 
@@ -111,16 +120,16 @@ def label_instances(mask: NDArray[np.generic], connectivity: int = 26) -> NDArra
     InputError
         The mask has more components than uint16 can number.
     """
-    components = find_components(mask, connectivity=connectivity)
-    if len(components.voxels) > np.iinfo(np.uint16).max:
+    runs, labels, voxels = component_runs(mask, connectivity)
+    if len(voxels) > np.iinfo(np.uint16).max:
         raise InputError(
             "TOO_MANY_INSTANCES",
             "tumor mask",
-            f"has {len(components.voxels)} separate parts, more than 65,535",
+            f"has {len(voxels)} separate parts, more than 65,535",
             remedy="This is noise, not tumors: look at the mask and exclude or repair it.",
         )
     instances = np.zeros(mask.shape, np.uint16)
-    instances[components.box] = components.labels
+    paint_runs(runs, labels, instances)
     return instances
 
 
@@ -157,28 +166,22 @@ def measure_instances(
         An array does not have the grid's shape.
     """
     _check_shapes({"instance map": instances, "scan": ct}, grid)
-    box = foreground_box(instances)
-    crop = np.ascontiguousarray(instances[box])
-    if crop.size == 0:
-        return []
-    statistics = label_statistics(crop, int(crop.max()), None if ct is None else ct[box])
-    origin = np.array([part.start for part in box])
+    statistics = label_statistics(instances, values=ct)
     # Steps along the array axes z, y, x; the affine's columns are x, y, z.
     columns_mm = np.ascontiguousarray(grid.affine[:3, 2::-1])
     axial = _axial_axis(grid)
-    in_plane = [axis for axis in range(3) if axis != axial]
+    axes = [axial, *(axis for axis in range(3) if axis != axial)]
     to_lps = np.array([-1.0, -1.0, 1.0])
     fewest = minimum_voxels(minimum_volume_mm3, grid.voxel_volume_mm3)
     measured = []
     for row in np.flatnonzero(statistics.voxels):
         count = int(statistics.voxels[row])
         low, high = statistics.box[row, :3], statistics.box[row, 3:]
-        inside = crop[tuple(map(slice, low, high))] == row + 1
-        slices = np.ascontiguousarray(np.moveaxis(inside, axial, 0))
-        longest_mm, perpendicular_mm = axial_diameters_mm(slices, columns_mm[:, in_plane])
+        inside = instances[tuple(map(slice, low, high))] == row + 1
+        diameters = measure_diameters(inside.transpose(axes), columns_mm[:, axes])
         volume_mm3 = count * grid.voxel_volume_mm3
         radius_mm = equal_volume_radius_mm(volume_mm3)
-        center = statistics.index_sum[row] / count + origin
+        center = statistics.index_sum[row] / count
         centroid = (columns_mm @ center + grid.affine[:3, 3]) * to_lps
         mean_hu, sd_hu = None, None
         if ct is not None:
@@ -186,7 +189,6 @@ def measure_instances(
             mean_hu = total / count
             # Exact integers up to the root: no cancellation.
             sd_hu = math.sqrt(count * squares - total * total) / count
-        low, high = low + origin, high + origin
         measured.append(
             Instance(
                 label=int(row) + 1,
@@ -194,11 +196,11 @@ def measure_instances(
                 volume_mm3=volume_mm3,
                 radius_mm=radius_mm,
                 size_class=size_class(radius_mm, size_edges_mm),
-                longest_axial_mm=longest_mm,
-                perpendicular_mm=perpendicular_mm,
-                max_3d_mm=max_diameter_mm(inside, columns_mm),
-                is_early=2 * radius_mm < early_diameter_mm,
-                is_early_recist=longest_mm < early_diameter_mm,
+                longest_axial_mm=diameters.longest_axial_mm,
+                perpendicular_mm=diameters.perpendicular_mm,
+                max_3d_mm=diameters.max_3d_mm,
+                is_early=is_below(2 * radius_mm, early_diameter_mm),
+                is_early_recist=is_below(diameters.longest_axial_mm, early_diameter_mm),
                 is_fragment=count < fewest,
                 centroid_lps_mm=tuple(map(float, centroid)),
                 bbox=tuple(map(int, (*low, *high))),

@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tumoratlas.core.runner import Step, Task, finished_folders, read_record, run_shard
-from tumoratlas.core.structures import structure_bit
+from tumoratlas.harmonize.cases import POOLED_FILE
 from tumoratlas.images.arrays import read_array
 from tumoratlas.images.grid import Grid
 from tumoratlas.images.nifti import read_nifti
-from tumoratlas.measure.instances import measure_instances
+from tumoratlas.measure.instances import Instance, measure_instances
+from tumoratlas.measure.pooled import Contradiction, pooled_map
+from tumoratlas.measure.sides import kidney_side, with_sides
+from tumoratlas.review.merge.instances import instance_id
 
 
 def measure_tumors(
@@ -21,14 +25,21 @@ def measure_tumors(
     *,
     harmonized: Path,
     merged: Path,
+    connectivity: int,
     size_edges_mm: Sequence[float],
     early_diameter_mm: float,
     minimum_volume_mm3: float,
 ) -> None:
     """Measure every tumor instance of the shard's cases (see `run_shard`).
 
-    The row holds the ``tumors`` rows of the case, by organ and number.
+    The row holds the ``tumors`` rows of the case, by organ and number, those of pooled lesions
+    last, and under ``excluded_masks`` the pooled lesions that settled organs contradict.
     """
+    limits = {
+        "size_edges_mm": size_edges_mm,
+        "early_diameter_mm": early_diameter_mm,
+        "minimum_volume_mm3": minimum_volume_mm3,
+    }
 
     def work(task: Task, _folder: Path) -> dict[str, Any]:
         case, masks = task.data["case"], task.data["masks"]
@@ -37,44 +48,59 @@ def measure_tumors(
         voxels = int(np.prod(grid.shape))
         ct = read_nifti(case / "ct.nii.gz", max_voxels=voxels).array
         planes, _ = read_array(case / "structures.b2nd")
+        spacing_mm = np.array(grid.spacing_mm[::-1])
         tumors = []
+        settled = np.zeros(grid.shape, bool)
         for organ, lineage in sorted(row["instances"].items()):
             instances = read_nifti(masks / f"{organ}.nii.gz", max_voxels=voxels).array
-            measured = measure_instances(
-                instances,
-                ct,
-                grid,
-                size_edges_mm=size_edges_mm,
-                early_diameter_mm=early_diameter_mm,
-                minimum_volume_mm3=minimum_volume_mm3,
+            settled |= instances > 0
+            if organ == "kidney":
+                sided = with_sides(planes, instances > 0, spacing_mm)
+            for instance in measure_instances(instances, ct, grid, **limits):
+                origin = lineage[str(instance.label)]
+                side = ""
+                if organ == "kidney":
+                    box = _box(instance)
+                    side = kidney_side(instances[box] == instance.label, box, sided, spacing_mm)
+                facts = {
+                    "tumor_id": origin["tumor_id"],
+                    "organ": organ,
+                    "side": side,
+                    "lesion_kind": origin["kind"],
+                    "origin": origin["origin"],
+                    "reviewers": list(origin["reviewers"]),
+                    "events": list(origin["event_ids"]),
+                }
+                tumors.append(_row(task.id, instance, facts))
+        excluded = []
+        if (case / POOLED_FILE).exists():
+            pooled, _ = read_array(case / POOLED_FILE)
+            lesions = pooled_map(
+                pooled, planes, settled, row["instances"], grid, connectivity=connectivity
             )
-            for instance in measured:
-                facts = asdict(instance)
-                label = facts.pop("label")
-                origin = lineage[str(label)]
-                inside = planes[instances == label] if organ == "kidney" else None
-                tumors.append(
-                    {
-                        "tumor_id": origin["tumor_id"],
-                        "number": label,
-                        "case_id": task.id,
-                        "organ": organ,
-                        "side": "" if inside is None else _side(inside),
-                        "lesion_kind": origin["kind"],
-                        "origin": origin["origin"],
-                        "reviewers": list(origin["reviewers"]),
-                        **facts,
-                    }
-                )
-        return {"case_id": task.id, "tumors": tumors}
+            for instance in measure_instances(lesions.instances, ct, grid, **limits):
+                places = np.ravel_multi_index(_places(lesions.instances, instance), grid.shape)
+                facts = {
+                    "tumor_id": instance_id(task.id, "pooled", grid.shape, places),
+                    "organ": lesions.organs[instance.label],
+                    "side": lesions.sides[instance.label],
+                    "lesion_kind": "lesion",
+                    "origin": "pooled",
+                    "reviewers": [],
+                    "events": [],
+                }
+                tumors.append(_row(task.id, instance, facts))
+            excluded = [_contradicted_row(task.id, one) for one in lesions.contradicted]
+        return {"case_id": task.id, "tumors": tumors, "excluded_masks": excluded}
 
     cases = finished_folders([harmonized])
     tasks = []
     for case_id, masks in finished_folders([merged]).items():
         case_outputs = read_record(cases[case_id])["outputs"]
         record = read_record(masks)
+        read = {"ct.nii.gz", "structures.b2nd", POOLED_FILE} & case_outputs.keys()
         inputs = {
-            **{name: case_outputs[name]["sha256"] for name in ("ct.nii.gz", "structures.b2nd")},
+            **{name: case_outputs[name]["sha256"] for name in sorted(read)},
             **{name: facts["sha256"] for name, facts in record["outputs"].items()},
             "lineage": str(record["row"]["instances"]),
         }
@@ -82,12 +108,29 @@ def measure_tumors(
     run_shard(step, tasks, work, manifest)
 
 
-def _side(planes: np.ndarray) -> str:
-    """Return the kidney that holds more of a tumor's voxels; empty if no side is known."""
-    counts = {
-        side: int(np.count_nonzero(planes & np.uint32(structure_bit(f"kidney_{side}"))))
-        for side in ("left", "right")
+def _row(case_id: str, instance: Instance, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of the ``tumors`` table."""
+    measured = asdict(instance)
+    return {"number": measured.pop("label"), "case_id": case_id, **facts, **measured}
+
+
+def _places(instances: NDArray[np.uint16], instance: Instance) -> tuple[NDArray[np.int64], ...]:
+    """Return the z, y and x of an instance's voxels, in raster order."""
+    places = np.nonzero(instances[_box(instance)] == instance.label)
+    return tuple(axis + first for axis, first in zip(places, instance.bbox[:3], strict=True))
+
+
+def _box(instance: Instance) -> tuple[slice, ...]:
+    return tuple(map(slice, instance.bbox[:3], instance.bbox[3:]))
+
+
+def _contradicted_row(case_id: str, lesion: Contradiction) -> dict[str, str]:
+    place = ", ".join(map(str, lesion.first_voxel))
+    return {
+        "id": f"{case_id}/{lesion.organ}",
+        "rule": "measure_tumors",
+        "code": "POOLED_CONTRADICTED",
+        "reason": "a source labels a tumor of an unnamed organ where the settled organ has none",
+        "evidence": f"{lesion.voxels} voxels from voxel ({place})",
+        "remedy": f"Look at the {lesion.organ} there; a reviewer can add the tumor",
     }
-    if counts["left"] == counts["right"]:
-        return ""
-    return max(counts, key=counts.__getitem__)

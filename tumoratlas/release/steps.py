@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from tumoratlas.core.errors import ReleaseError
 from tumoratlas.core.files import read_json
 from tumoratlas.core.runner import (
@@ -17,8 +19,12 @@ from tumoratlas.core.runner import (
 )
 from tumoratlas.core.tables import read_rows_of
 from tumoratlas.release.cases import write_case
-from tumoratlas.release.phi import find_phi, refuse_phi
-from tumoratlas.release.phi_terms import private_terms
+from tumoratlas.release.leakage.audit import LeakageAudit, audit_tables, refuse_leaks
+from tumoratlas.release.licences.decide import decide_case
+from tumoratlas.release.licences.policy import Policy
+from tumoratlas.release.privacy.search import find_phi, refuse_phi
+from tumoratlas.release.privacy.terms import private_terms
+from tumoratlas.release.splits.strata import case_strata
 
 # A scan left out by design says nothing about the health of a run; rows of these rules tell of
 # files that are no scans, and of pairs.
@@ -26,27 +32,56 @@ BY_DESIGN = ("CASE_WITHDRAWN", "CROPPED_COPY", "DUPLICATE", "RESAMPLED_COPY", "T
 _NO_SCANS = ("list_scans", "confirm_pairs")
 
 
-def write_cases(step: Step, manifest: Path, *, harmonized: Path, merged: Path) -> None:
-    """Write the released files of every case of the shard (see `run_shard`, `write_case`)."""
+def write_cases(
+    step: Step,
+    manifest: Path,
+    *,
+    harmonized: Path,
+    merged: Path,
+    policy: Policy,
+    target: str,
+    connectivity: int,
+) -> None:
+    """Write the released files of every case of the shard (see `run_shard`, `write_case`).
+
+    A case of which the target holds nothing has no files. Another policy or target writes only
+    those cases again of which it withholds other files.
+    """
 
     def work(task: Task, folder: Path) -> dict[str, Any]:
-        return write_case(
-            folder,
-            harmonized=task.data["harmonized"],
-            merged=task.data["merged"],
-            harmonized_row=read_record(task.data["harmonized"])["row"],
-            merged_row=read_record(task.data["merged"])["row"],
-        )
+        withheld = task.data["withheld"]
+        if task.data["is_empty"]:
+            return {"case_id": task.id}
+        folders = {key: task.data[key] for key in ("harmonized", "merged")}
+        rows = {f"{key}_row": read_record(path)["row"] for key, path in folders.items()}
+        return write_case(folder, **folders, **rows, withheld=withheld, connectivity=connectivity)
 
     cases = finished_folders([harmonized])
     tasks = []
     for case_id, masks in finished_folders([merged]).items():
         case_record, mask_record = read_record(cases[case_id]), read_record(masks)
+        rows = case_record["row"], mask_record["row"]
+        files = decide_case(*rows, policy)
+        withheld = sorted(row["file"] for row in files if not row[target])
         hashes = case_record["outputs"] | mask_record["outputs"]
         inputs = {name: facts["sha256"] for name, facts in hashes.items()}
-        inputs["rows"] = str([case_record["row"], mask_record["row"]])
-        tasks.append(Task(case_id, inputs, {"harmonized": cases[case_id], "merged": masks}))
+        inputs |= {"rows": str(list(rows)), "withheld": " ".join(withheld)}
+        data = {"harmonized": cases[case_id], "merged": masks, "withheld": withheld}
+        data["is_empty"] = len(withheld) == len(files)
+        tasks.append(Task(case_id, inputs, data))
     run_shard(step, tasks, work, manifest)
+
+
+def list_licences(
+    harmonized: Iterable[Path], merged: Iterable[Path], policy: Policy
+) -> list[dict[str, Any]]:
+    """Return the rows of the table ``licences``, by case (see `decide_case`)."""
+    cases = {row["case_id"]: row for row in read_rows(harmonized)}
+    return [
+        row
+        for masks in read_rows(merged)
+        for row in decide_case(cases[masks["case_id"]], masks, policy)
+    ]
 
 
 def list_excluded(
@@ -97,6 +132,32 @@ def linked_scans(scans: Path, deduplicated: Path) -> list[dict[str, Any]]:
     return [{**row, "links": links[row["scan_id"]]} for row in read_rows_of(scans)]
 
 
+def gather_tables(
+    tables: Iterable[Path], audit: Path, proposed: Iterable[Path]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of every table that a release is made of, by name.
+
+    Parameters
+    ----------
+    tables
+        Parquet files; a table has the name of its file.
+    audit
+        JSON file of check_leakage.
+    proposed
+        Manifests of propose_candidates.
+
+    Raises
+    ------
+    ReleaseError
+        ``LEAK`` (`refuse_leaks`).
+    """
+    found = LeakageAudit(**read_json(audit))
+    refuse_leaks(found)
+    rows = {Path(path).stem: read_rows_of(Path(path)) for path in tables}
+    candidates = [row for case in read_rows(proposed) for row in case["candidates"]]
+    return {**rows, **audit_tables(found), "candidates": candidates}
+
+
 def refuse_many_excluded(
     excluded: Sequence[Mapping[str, str]], scans: int, max_excluded_fraction: float
 ) -> None:
@@ -135,14 +196,40 @@ def complete_cases(written: Iterable[Path], measured: Iterable[Path]) -> dict[st
 
 
 def split_input(
-    cases: Path, written: Iterable[Path], measured: Iterable[Path]
-) -> list[dict[str, str]]:
-    """Return ``case_id``, ``group`` and ``reserved`` of every case of the release."""
+    cases: Path,
+    scans: pd.DataFrame,
+    tumors: pd.DataFrame,
+    masks: pd.DataFrame,
+    written: Iterable[Path],
+    measured: Iterable[Path],
+) -> list[dict[str, Any]]:
+    """Return what `tumoratlas.release.splits.schemes.split_cases` needs of every complete case.
+
+    Parameters
+    ----------
+    cases
+        JSON file of assign_cases.
+    scans, tumors, masks
+        The tables of these names.
+    written, measured
+        Manifests of write_cases and measure_tumors.
+    """
     facts = read_json(cases)
-    keys = ("group", "reserved")
+    complete = sorted(complete_cases(written, measured))
+    strata = case_strata(complete, tumors, masks)
+    own = scans[scans["case_id"].isin(complete)]
+    sources = own.groupby("case_id")["source"].agg(lambda names: sorted(set(names)))
+    kept = own[own["kept"].astype(bool)].set_index("case_id")["source"]
     return [
-        {"case_id": case_id} | {key: facts[case_id][key] for key in keys}
-        for case_id in complete_cases(written, measured)
+        {
+            "case_id": case_id,
+            "group": facts[case_id]["group"],
+            "reserved": facts[case_id]["reserved"],
+            "source": kept[case_id],
+            "sources": sources[case_id],
+            "strata": strata[case_id],
+        }
+        for case_id in complete
     ]
 
 

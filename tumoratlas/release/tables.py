@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,14 @@ import pyarrow as pa
 from tumoratlas.core.errors import ReleaseError
 from tumoratlas.core.tables import SCHEMAS, write_csv, write_parquet
 from tumoratlas.ingest.sources import INTERNAL
-
-Row = dict[str, Any]
-Rows = Sequence[Mapping[str, Any]]
+from tumoratlas.release.facts import Row, Rows
+from tumoratlas.release.licences.internal import without_internal
+from tumoratlas.release.licences.targets import (
+    joined_licences,
+    mark_released,
+    released_tumors,
+    withheld_cases,
+)
 
 WITHHELD = "withheld: the source is internal"
 # Shards are a matter of the machine; comments are free text that may name a patient.
@@ -36,10 +41,11 @@ ORDER = {
     "reviews": (),  # as in the ledger
     "splits": ("scheme", "case_id"),
     "excluded": ("rule", "id", "code"),
+    "licences": ("case_id", "file"),
 }
 LOCAL_PATH = re.compile(
     r"file://\S+"
-    r"|(?<![\w./~-])~?/(?:[^\s/,;:'\"<>()]+/)+[^\s/,;:'\"<>()]*"
+    r"|(?<![\w./~*-])~?/(?:[^\s/,;:'\"<>()]+/)+[^\s/,;:'\"<>()]*"
     r"|(?<!\w)[A-Za-z]:\\[^\s,;'\"]+"
     r"|\\\\[\w.-]+\\[^\s,;'\"]+"
 )
@@ -63,21 +69,26 @@ def write_released(folder: Path, tables: Mapping[str, Rows]) -> None:
         write_csv(folder / f"{name}.csv", rows, schema.names)
 
 
-def released_tables(tables: Mapping[str, Rows], cases: Iterable[str]) -> dict[str, list[Row]]:
+def released_tables(
+    tables: Mapping[str, Rows], cases: Iterable[str], *, target: str
+) -> dict[str, list[Row]]:
     """Return the rows that a release of these cases shows, by table.
 
     ``scans`` and ``excluded`` tell of every scan that was found, the others of released cases.
     Of a source with the licence ``internal`` no name of a case, patient or file is left: its
     scans are called by their case id (or content, where they became no case), its patients by
-    their group, and the texts about its exclusions are withheld.
+    their group, and the texts about its exclusions are withheld. A target other than
+    ``internal`` has no row about such a source at all, and no tumor whose mask it withholds.
 
     Parameters
     ----------
     tables
         Rows of the tables ``scans, relations, repairs, masks, tumors, candidates, reviews, splits,
-        excluded``.
+        excluded, licences``.
     cases
         Released case ids.
+    target
+        One of `tumoratlas.release.facts.TARGETS`.
 
     Raises
     ------
@@ -85,20 +96,35 @@ def released_tables(tables: Mapping[str, Rows], cases: Iterable[str]) -> dict[st
         ``PRIVATE_TEXT``: a name of an internal source is left in some table.
     """
     kept = set(cases)
+    licences = joined_licences(tables["licences"], target)
+    masks = mark_released(tables["masks"], licences, target)
+    tables = {
+        **tables,
+        "masks": masks,
+        "licences": licences,
+        "tumors": released_tumors(tables["tumors"], masks, licences, target),
+        "excluded": [
+            *tables["excluded"],
+            *withheld_cases(tables["scans"], kept, licences, target),
+        ],
+    }
     groups = {row["case_id"]: row["group"] for row in tables["splits"]}
     names = _internal_names(tables["scans"])
     scans = [_public_scan(scan, names, groups) for scan in tables["scans"]]
     result = {
         name: [_without_paths(row) for row in tables[name] if row["case_id"] in kept]
-        for name in ("masks", "tumors", "candidates", "reviews", "splits")
+        for name in ("masks", "tumors", "candidates", "reviews", "splits", "licences")
     }
     result["scans"] = scans
     for name in ("relations", "repairs", "sources", "leakage", "test_scans", "source_overlaps"):
         result[name] = [_without_paths(row, names) for row in tables[name]]
     result["crosswalk"] = [scan for scan in scans if scan["case_id"] in kept]
-    result["excluded"] = _public_excluded(tables["excluded"], tables["scans"], names)
+    internal = {
+        row["source"] for row in (*tables["sources"], *tables["scans"]) if _is_internal(row)
+    }
+    result["excluded"] = _public_excluded(tables["excluded"], tables["scans"], names, internal)
     _refuse_private_text(result, tables["scans"])
-    return result
+    return result if target == "internal" else without_internal(result, filter(_is_internal, scans))
 
 
 def _is_internal(scan: Mapping[str, Any]) -> bool:
@@ -129,9 +155,11 @@ def _public_scan(
     }
 
 
-def _public_excluded(rows: Rows, scans: Rows, names: Mapping[str, str]) -> list[Row]:
-    sources = {scan["source"] for scan in scans if _is_internal(scan)}
-    cases = {scan["case_id"] for scan in scans if _is_internal(scan)} - {None}
+def _public_excluded(
+    rows: Rows, scans: Rows, names: Mapping[str, str], internal: Iterable[str]
+) -> list[Row]:
+    sources = sorted(internal, key=lambda name: (-len(name), name))  # the longest id is meant
+    cases = {scan["case_id"] for scan in scans if _is_internal(scan) and scan["kept"]}
     public, unnamed = [], Counter()
     for row in sorted(rows, key=lambda row: (row["rule"], row["id"], row["code"])):
         own = row["id"] in names or row["id"].startswith(

@@ -7,8 +7,8 @@ from typing import Any
 
 from tumoratlas.core.files import write_text
 from tumoratlas.ingest.sources import Source
-from tumoratlas.release.leakage import NOT_READ, TEST_ONLY, LeakageAudit
-from tumoratlas.release.splits import RESERVED
+from tumoratlas.release.leakage.audit import NOT_READ, TEST_ONLY, LeakageAudit
+from tumoratlas.release.splits.schemes import RESERVED
 from tumoratlas.report.page import render_page
 
 Rows = Sequence[Mapping[str, Any]]
@@ -35,7 +35,7 @@ def write_leakage_report(
     path
         HTML file to write.
     audit
-        Result of `tumoratlas.release.leakage.audit_leakage`.
+        Result of `tumoratlas.release.leakage.audit.audit_leakage`.
     splits
         Rows of the table ``splits``.
     scans

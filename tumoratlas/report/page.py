@@ -44,7 +44,7 @@ def format_number(value: object) -> str:
 
 def _signed(value: int | None) -> str:
     """Return a difference with its sign (``+3``, ``−12``, ``±0``), or a dash for None."""
-    if value is None:
+    if value is None or value != value:
         return "–"
     sign = "+" if value > 0 else "−" if value < 0 else "±"
     return f"{sign}{format_number(abs(value))}"

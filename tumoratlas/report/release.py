@@ -1,7 +1,7 @@
 """The report of a release: one HTML file that needs nothing else.
 
-The paper's figures stand beside ours with their place, all of them where it contradicts
-itself; none is asserted.
+The paper's numbers stand beside ours with their place and why they differ, all of them where it
+contradicts itself; none is asserted.
 """
 
 import json
@@ -15,13 +15,21 @@ import pandas as pd
 from tumoratlas.core.files import write_text
 from tumoratlas.core.structures import tumor_structures
 from tumoratlas.core.tables import read_table
-from tumoratlas.measure.counts import ALL_SOURCES, headline_tumors
+from tumoratlas.measure.counts import ALL_SOURCES
 from tumoratlas.measure.instances import SIZE_CLASSES
-from tumoratlas.release.cases import class_map
-from tumoratlas.release.tables import ORDER
-from tumoratlas.release.verify import Verification
-from tumoratlas.report.figures import froc_figure, organ_figure, radius_figure, size_figure
+from tumoratlas.release.counts.definitions import definition_line, definition_rows
+from tumoratlas.release.counts.files import TABLES, draw_figures, without_none_unassigned
+from tumoratlas.release.verify.release import Verification
+from tumoratlas.report.figures import froc_figure
 from tumoratlas.report.page import render_page
+from tumoratlas.report.paper import (
+    Paper,
+    compare_numbers,
+    compare_releases,
+    compare_sources,
+    our_numbers,
+    read_paper,
+)
 
 STATES = ("present", "confirmed_empty", "unknown")
 _SHOWN_EXCLUDED = 200
@@ -34,7 +42,7 @@ def write_report(
     verification: Verification,
     curves: Mapping[str, Path],
     thresholds: Mapping[str, Mapping[str, Any]],
-    paper: Path,
+    paper: Iterable[Path],
     template: Path,
 ) -> None:
     """Write the report of a release; equal inputs give equal bytes.
@@ -46,47 +54,57 @@ def write_report(
     release
         Folder of the release; all counts come from its tables.
     verification
-        Result of `tumoratlas.release.verify.verify_release`.
+        Result of `tumoratlas.release.verify.release.verify_release`.
     curves
         CSV file of the FROC curve per organ (`froc_curve`); organs without one are left out.
     thresholds
         Chosen threshold per organ (`ThresholdChoice` as a mapping).
     paper
-        CSV file ``quantity, subject, label, value, place`` of what the paper says.
+        CSV files of what the paper says (`tumoratlas.report.paper.read_paper`).
     template
-        Jinja template of the page.
+        Jinja template of the page, with ``style.css`` beside it.
     """
-    tables = {name: read_table(release / f"tables/{name}.parquet") for name in ORDER}
-    by_size = pd.read_csv(release / "counts/tumors_by_size.csv")
-    by_source = pd.read_csv(release / "counts/tumors_by_source.csv")
+    said = read_paper(paper)
+    counts = {name: pd.read_csv(release / f"counts/{name}.csv") for name in TABLES}
+    scans, excluded, masks, reviews, splits = (
+        read_table(release / f"tables/{name}.parquet")
+        for name in ("scans", "excluded", "masks", "reviews", "splits")
+    )
     definitions = json.loads((release / "definitions.json").read_text(encoding="utf-8"))
-    published = pd.read_csv(paper, keep_default_na=False)
-    radii_mm = headline_tumors(tables["tumors"])["radius_mm"].tolist()
-    shown = {organ for organ in curves if organ in thresholds}
+    people = reviews[reviews["role"] != "source"]
+    by_source = counts["tumors_by_source"]
+    composition = compare_sources(said, counts["table6"])
     values = {
         "definitions": definitions,
+        "definition_rows": definition_rows(definitions),
+        "definition_line": definition_line(definitions),
         "verification": verification,
         "total": by_source.iloc[-1].to_dict(),
-        "organs": list(tumor_structures()),
+        "headline": _headline(counts["headline"]),
         "size_classes": SIZE_CLASSES,
-        "sizes": _size_rows(by_size),
-        "figures": [organ_figure(by_size), radius_figure(radii_mm, definitions["size_edges_mm"])],
-        "size_figures": [size_figure(by_size, organ) for organ in tumor_structures()],
+        "sizes": _size_rows(without_none_unassigned(counts["tumors_by_size"])),
+        "figures": draw_figures(counts, definitions),
         "froc": [
-            _froc(organ, curves[organ], thresholds[organ], published)
+            _froc(organ, curves[organ], thresholds[organ], said)
             for organ in tumor_structures()
-            if organ in shown
+            if organ in curves and organ in thresholds
         ],
-        "comparison": _comparison(published, _our_numbers(tables, by_size, by_source, thresholds)),
-        "sources": _source_rows(tables, by_source, published),
-        "excluded_codes": _excluded_codes(tables["excluded"]),
-        "excluded": tables["excluded"].head(_SHOWN_EXCLUDED).to_dict("records"),
-        "excluded_total": len(tables["excluded"]),
+        "comparison": compare_numbers(
+            said, our_numbers(counts["headline"], counts["table6"], people, thresholds)
+        ),
+        "composition": composition,
+        "coverage": _coverage(composition),
+        "table1": compare_releases(said, counts["table1"]),
+        "contradictions": said.contradictions.to_dict("records"),
+        "sources": _source_rows(scans, excluded, by_source),
+        "excluded_codes": _excluded_codes(excluded),
+        "excluded": excluded.head(_SHOWN_EXCLUDED).to_dict("records"),
+        "excluded_total": len(excluded),
         "states": STATES,
-        "masks": _mask_rows(tables["masks"]),
-        "review": _review(tables["reviews"]),
+        "masks": _mask_rows(masks),
+        "review": _review(people, source_labels=len(reviews) - len(people)),
         "models": _models(release / "models.csv"),
-        "splits": _split_rows(tables["splits"]),
+        "splits": _split_rows(splits),
     }
     write_text(path, render_page(template, values))
 
@@ -119,72 +137,42 @@ def _size_rows(by_size: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _our_numbers(
-    tables: Mapping[str, pd.DataFrame],
-    by_size: pd.DataFrame,
-    by_source: pd.DataFrame,
-    thresholds: Mapping[str, Mapping[str, Any]],
-) -> dict[tuple[str, str], float]:
-    """Return our value of every quantity that ``paper.csv`` may name, by quantity and subject."""
-    total = by_source.iloc[-1]
-    people = _people(tables["reviews"])
-    numbers: dict[tuple[str, str], float] = {
-        ("scans", ""): total["cases"],
-        ("tumors", ""): total["tumors"],
-        ("tumor_scans", ""): total["tumor_cases"],
-        ("controls", ""): total["controls"],
-        ("slices", ""): total["slices"],
-        ("early", ""): total["early"],
-        ("structures", ""): len(class_map()),
-        ("reviewers", ""): people["reviewer_id"].nunique(),
-    }
-    if people["seconds"].notna().any():
-        numbers["seconds", ""] = float(people.groupby("case_id")["seconds"].sum().mean())
-    for organ, count in by_size.groupby("organ")["early"].sum().items():
-        numbers["early", str(organ)] = count
-    for organ, choice in thresholds.items():
-        numbers["fp_per_scan", organ] = choice["fp_per_scan"]
-    return numbers
+def _headline(headline: pd.DataFrame) -> dict[str, int]:
+    """Return what is counted once, not by organ, by quantity."""
+    total = headline[headline["subject"].isna()]
+    return dict(zip(total["quantity"], total["value"], strict=True))
 
 
-def _comparison(
-    published: pd.DataFrame, ours: Mapping[tuple[str, str], float]
-) -> list[dict[str, Any]]:
-    rows = []
-    wanted = published[published["quantity"] != "source_scans"]
-    for key, group in wanted.groupby(["quantity", "subject"], sort=False):
-        said = list(zip(group["value"], group["place"], strict=True))
-        rows.append({"label": group["label"].iloc[0], "ours": ours.get(key), "paper": said})
-    return rows
+def _coverage(composition: list[dict[str, Any]]) -> dict[str, int]:
+    """Return how many components of the paper's Table 6 this run was given, and their scans."""
+    # The parent release holds scans of the others.
+    parts = [r for r in composition if r["paper_scans"] and r["source"] != "abdomenatlas11"]
+    given = [row["found"] for row in parts if row["found"] is not None]
+    return {"components": len(parts), "given": len(given), "found": sum(given)}
 
 
-def _paper_values(published: pd.DataFrame, quantity: str, subject: str) -> list[float]:
-    is_it = (published["quantity"] == quantity) & (published["subject"] == subject)
-    return published.loc[is_it, "value"].tolist()
-
-
-def _froc(
-    organ: str, path: Path, choice: Mapping[str, Any], published: pd.DataFrame
-) -> dict[str, Any]:
+def _froc(organ: str, path: Path, choice: Mapping[str, Any], published: Paper) -> dict[str, Any]:
     curve = pd.read_csv(path)
     curve = curve[curve["rule"] == choice["rule"]]
-    paper = next(iter(_paper_values(published, "fp_per_scan", organ)), None)
+    paper = next(iter(published.values("fp_per_scan", organ)), None)
     figure = froc_figure(organ, curve, choice, paper)
     return {**choice, "organ": organ, "figure": figure, "paper": paper}
 
 
 def _source_rows(
-    tables: Mapping[str, pd.DataFrame], by_source: pd.DataFrame, published: pd.DataFrame
+    scans: pd.DataFrame, excluded: pd.DataFrame, by_source: pd.DataFrame
 ) -> list[dict[str, Any]]:
-    scans = tables["scans"]
     kept = scans[scans["kept"].astype(bool)]
     source_of = dict(zip(scans["scan_id"], scans["source"], strict=True))
     source_of |= dict(zip(kept["case_id"], kept["source"], strict=True))
     names = sorted(set(scans["source"]))
     codes: dict[str, Counter[str]] = {name: Counter() for name in names}
-    for row in tables["excluded"].to_dict("records"):
-        source = source_of.get(row["id"]) or source_of.get(row["id"].split("/")[-1])
-        source = source or next((n for n in names if row["id"].startswith((f"{n}_", f"{n}/"))), "")
+    for row in excluded.to_dict("records"):
+        parts = (row["id"], *row["id"].split("/"))
+        source = next((source_of[part] for part in parts if part in source_of), "")
+        if not source:  # a file that became no scan; of two names the longer says more
+            own = [n for n in names if row["id"].startswith((f"{n}_", f"{n}/"))]
+            source = max(own, key=len, default="")
         if source:
             codes[source][row["code"]] += 1
     counted = by_source.set_index("source")
@@ -193,10 +181,8 @@ def _source_rows(
         {
             "source": name,
             "licence": scans.loc[scans["source"] == name, "licence"].iloc[0],
-            "found": int((scans["source"] == name).sum()),
-            "kept": int((kept["source"] == name).sum()),
+            "read": int((scans["source"] == name).sum()),
             "codes": sorted(codes[name].items()),
-            "paper": _paper_values(published, "source_scans", name),
             **(counted.loc[name].to_dict() if name in counted.index else nothing),
         }
         for name in names
@@ -221,16 +207,11 @@ def _mask_rows(masks: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _people(reviews: pd.DataFrame) -> pd.DataFrame:
-    return reviews[reviews["role"] != "source"]
-
-
-def _review(reviews: pd.DataFrame) -> dict[str, Any]:
-    people = _people(reviews)
+def _review(people: pd.DataFrame, *, source_labels: int) -> dict[str, Any]:
     seconds = people["seconds"].dropna()
     return {
         "events": len(people),
-        "source_labels": len(reviews) - len(people),
+        "source_labels": source_labels,
         "decisions": sorted(Counter(zip(people["role"], people["decision"], strict=True)).items()),
         "reviewers": people["reviewer_id"].nunique(),
         "cases": people["case_id"].nunique(),
@@ -243,8 +224,9 @@ def _models(path: Path) -> list[dict[str, Any]]:
 
 
 def _split_rows(splits: pd.DataFrame) -> list[dict[str, Any]]:
-    grouped = splits.groupby(["scheme", "split"])
-    return [
+    rows = [
         {"scheme": scheme, "split": split, "cases": len(group), "groups": group["group"].nunique()}
-        for (scheme, split), group in grouped
+        for (scheme, split), group in splits.groupby(["scheme", "split"])
     ]
+    # Shorter names first, so that the sizes of subsets ascend.
+    return sorted(rows, key=lambda row: (row["scheme"], len(row["split"]), row["split"]))

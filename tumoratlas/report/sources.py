@@ -39,7 +39,7 @@ def write_sources_report(
     scans, excluded
         Rows of the tables of that name.
     overlaps
-        ``source, other, scans, ...``: `tumoratlas.release.leakage.LeakageAudit.overlaps`.
+        ``source, other, scans, ...``: `tumoratlas.release.leakage.audit.LeakageAudit.overlaps`.
     template
         Jinja template of the page, with ``style.css`` beside it.
     """

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tumoratlas.candidates.froc import MINIMUM_IOU
+from tumoratlas.candidates.hits import MINIMUM_IOU
 from tumoratlas.review.ledger import moment
 from tumoratlas.review.merge.consensus import Ruling, rule
 from tumoratlas.review.merge.instances import Voxels

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from tumoratlas.candidates.froc import MINIMUM_IOU
+from tumoratlas.candidates.hits import MINIMUM_IOU
 from tumoratlas.review.ledger import Placed, moment
 from tumoratlas.review.merge.instances import Contest, Origin, Voxels
 from tumoratlas.review.merge.items import Item, Masks, iou, shared

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tumoratlas.candidates.froc import MINIMUM_IOU
+from tumoratlas.candidates.hits import MINIMUM_IOU
 from tumoratlas.core.errors import ReviewError
 from tumoratlas.review.bases import Base
 from tumoratlas.review.ledger import Event, Placed, moment

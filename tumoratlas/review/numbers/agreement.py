@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from tumoratlas.candidates.froc import MINIMUM_IOU
+from tumoratlas.candidates.hits import MINIMUM_IOU
 from tumoratlas.review.ledger import CANDIDATE_DECISIONS, MASK_DECISIONS
 from tumoratlas.review.masks import voxels_by_label
 from tumoratlas.review.merge.instances import Voxels

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tumoratlas.core.errors import ReleaseError
-from tumoratlas.release.phi_files import pieces_of
-from tumoratlas.release.phi_text import Dictionary, Match, normal
+from tumoratlas.core.files import sha256_file
+from tumoratlas.release.privacy.files import pieces_of
+from tumoratlas.release.privacy.text import Dictionary, Match, normal
+from tumoratlas.review.packets.triage import NIIVUE_SHA256
 
 UNREAD = "unread"
 _SHOWN = 5
+# DICOM SEG objects name the public series that they lie on; a UID of the dictionary is a term.
+_PUBLIC_UIDS = "seg/"
 # New in each process: the digests of a report tell equal terms, and cannot be tried out.
 _DIGEST_KEY = secrets.token_bytes(32)
 
@@ -45,14 +49,15 @@ def find_phi(folder: Path, terms: Iterable[str], *, allow: Iterable[str] = ()) -
     into are names, NIfTI and gzip headers, Parquet, CSV, JSON, text, PNG, JPEG, safetensors,
     NRRD, DICOM, zip, tar and compressed files, and the printable parts of any other. Of volumes
     the header is read, not the voxels; of models the header, not the weights; words that are
-    part of a picture are not seen.
+    part of a picture are not seen. The viewer's own code, known by its hash, is not searched:
+    the pictures inside it hold noise that looks like names.
 
     Parameters
     ----------
     folder
         The release.
     terms
-        Private terms, such as those of `tumoratlas.release.phi_terms.private_terms`.
+        Private terms, such as those of `tumoratlas.release.privacy.terms.private_terms`.
     allow
         Terms, and texts that look private, which are none: a public contact's address.
     """
@@ -67,6 +72,8 @@ def find_phi(folder: Path, terms: Iterable[str], *, allow: Iterable[str] = ()) -
                 hits[_hit(f"{shown}: name", match)] = None
         if path.is_dir() and not path.is_symlink():
             continue
+        if path.suffix == ".js" and sha256_file(path) == NIIVUE_SHA256:
+            continue
         for piece in pieces_of(path):
             if piece.text is None:
                 hits[Hit(f"{shown}: {dictionary.redacted(piece.where)}", UNREAD, "")] = None
@@ -74,6 +81,8 @@ def find_phi(folder: Path, terms: Iterable[str], *, allow: Iterable[str] = ()) -
             text = normal(piece.text)
             found = dictionary.find_in_noise(text) if piece.is_noise else dictionary.find(text)
             for match in found:
+                if match.kind == "UID" and place.startswith(_PUBLIC_UIDS):
+                    continue
                 where = dictionary.redacted(piece.where)
                 if piece.line is not None:
                     where += str(piece.line + text.count("\n", 0, match.start))

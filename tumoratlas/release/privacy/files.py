@@ -86,7 +86,8 @@ def pieces_of(path: Path) -> Iterator[Piece]:
     """Give every text in a file, of a NIfTI volume those of its header only.
 
     Voxels are whole numbers written from arrays; that nothing follows them is what
-    `tumoratlas.release.verify` checks. What cannot be read is given as such, never passed over.
+    `tumoratlas.release.verify.release` checks. What cannot be read is given as such, never passed
+    over.
     """
     try:
         if path.is_symlink():

@@ -10,8 +10,8 @@ import pydicom
 
 from tumoratlas.core.errors import InputError
 from tumoratlas.core.structures import structures
-from tumoratlas.release.phi_files import is_dicom, pieces_of
-from tumoratlas.release.phi_text import tokens_of
+from tumoratlas.release.privacy.files import is_dicom, pieces_of
+from tumoratlas.release.privacy.text import tokens_of
 
 # Beside every name (VR PN), date (DA, DT) and UID, and what looks like a name in private tags.
 _IDENTIFYING = {
@@ -79,7 +79,7 @@ def private_terms(folder: Path) -> set[str]:
     anything (fewer than 4 letters, of family names 3, or 5 digits), and a closed list of common
     words and structures, which would be found everywhere.
 
-    The set is meant for `tumoratlas.release.phi.find_phi`; it is never written anywhere.
+    The set is meant for `tumoratlas.release.privacy.search.find_phi`; it is never written anywhere.
 
     Parameters
     ----------

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tumoratlas.core.errors import ReleaseError
-from tumoratlas.release.chains import IMAGE_RELATIONS, Network, Reached, Rows
-from tumoratlas.release.splits import RESERVED
+from tumoratlas.release.leakage.chains import IMAGE_RELATIONS, Network, Reached, Rows
+from tumoratlas.release.splits.schemes import NOT_TRAINED
 
 Row = dict[str, Any]
 Places = Mapping[str, Mapping[str, str]]  # case to scheme to split
@@ -21,7 +21,6 @@ Places = Mapping[str, Mapping[str, str]]  # case to scheme to split
 TEST_ONLY = "test_only"
 NOT_READ, UNTOUCHED, NOT_RELEASED = "not read", "none", "not released"
 # What a case may be in although it touches a test set: nobody trains on these.
-_NOT_TRAINED = (RESERVED, "test")
 _MOST_CASES = 20
 
 
@@ -74,7 +73,7 @@ def audit_leakage(
     relations
         Compared pairs: ``scan_a, scan_b, relation, outer, evidence``; ``none`` links nothing.
     splits
-        Rows of `tumoratlas.release.splits.split_cases`; their cases are the released ones.
+        Rows of `tumoratlas.release.splits.schemes.split_cases`; their cases are the released ones.
     listed
         Every scan that was found: ``scan_id, source, role, reserved``. Scans of test sets that
         could not be read are told, since nothing is known about them.
@@ -224,7 +223,7 @@ def _case_rows(network: Network, places: Places, linked: Iterable[list[str]]) ->
         trained = ", ".join(
             f"{scheme} {split}"
             for scheme, split in sorted(splits.items())
-            if split not in _NOT_TRAINED
+            if split not in NOT_TRAINED
         )
         facts = {"case_id": case_id, "split": splits.get("iid", "")}
         verdict = {"is_leak": trained != "", "leaks_in": trained}

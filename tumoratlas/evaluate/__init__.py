@@ -1,0 +1,1 @@
+"""Compare predicted tumors with the final ones: overlap, surfaces, detections."""

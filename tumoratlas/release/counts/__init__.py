@@ -1,0 +1,1 @@
+"""The counts of a release and the figures of the paper."""

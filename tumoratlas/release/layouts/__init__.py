@@ -1,0 +1,1 @@
+"""The release as other tools expect it: path maps and descriptions, and no image twice."""

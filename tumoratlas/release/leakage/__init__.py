@@ -1,0 +1,1 @@
+"""Chains between released cases and test sets."""

@@ -1,0 +1,1 @@
+"""The check of any copy of a release."""

@@ -18,7 +18,6 @@ from tumoratlas.measure.instances import label_instances
 from tumoratlas.measure.nearest import FARTHEST_MM, nearest_structure
 from tumoratlas.measure.sides import kidney_side
 
-POOLED_MAP = "pooled.nii.gz"
 UNASSIGNED = "unassigned"
 
 

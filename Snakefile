@@ -19,6 +19,7 @@ include: "rules/candidates.smk"
 include: "rules/review.smk"
 include: "rules/measure.smk"
 include: "rules/release.smk"
+include: "rules/reproduce.smk"
 include: "rules/report.smk"
 
 
@@ -62,3 +63,9 @@ rule packets:
     """Write what reviewers need."""
     input:
         "results/review/packets/batches.tsv",
+
+
+rule replay:
+    """Run sampled jobs of every rule again in scratch directories, and compare what they make."""
+    input:
+        REPLAYS,

@@ -7,7 +7,7 @@ Without registered models (see `train`) no organ is predicted and no candidate p
 rule predict_tumors:
     """Predict the level maps of a shard, one organ's model in memory at a time."""
     input:
-        cases="results/ingest/cases.json",
+        cases=cases_of_shard,
         harmonized="results/harmonize/harmonize_scans/{shard}.tsv",
         models=records("models.jsonl"),
     output:
@@ -17,10 +17,12 @@ rule predict_tumors:
     benchmark:
         "benchmarks/predict_tumors/{shard}.jsonl"
     conda:
-        "../envs/base.yaml"
+        "../envs/model.yaml"
     # Processes take turns on the GPU: one computes while the others read and write.
     threads: 3 if config["candidates"]["device"] == "cuda" else 1
     resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
         gpu=gpus("candidates"),
     params:
         settings={
@@ -49,7 +51,10 @@ rule choose_threshold:
     benchmark:
         "benchmarks/choose_threshold/{organ}.jsonl"
     conda:
-        "../envs/base.yaml"
+        "../envs/model.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         settings={
             key: config["candidates"][key]
@@ -78,6 +83,7 @@ rule propose_candidates:
         harmonized="results/harmonize/harmonize_scans/{shard}.tsv",
         predicted="results/candidates/predict_tumors/{shard}.tsv",
         chosen=records("thresholds.jsonl"),
+        after=ancient(cases_of_shard),
     output:
         manifest="results/candidates/propose_candidates/{shard}.tsv",
     log:
@@ -85,7 +91,10 @@ rule propose_candidates:
     benchmark:
         "benchmarks/propose_candidates/{shard}.jsonl"
     conda:
-        "../envs/base.yaml"
+        "../envs/model.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         settings={
             key: config["candidates"][key]

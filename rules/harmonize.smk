@@ -4,7 +4,7 @@
 rule harmonize_scans:
     """Write the volumes of every case of a shard, with the labels of all its copies."""
     input:
-        cases="results/ingest/cases.json",
+        cases=cases_of_shard,
     output:
         manifest="results/harmonize/harmonize_scans/{shard}.tsv",
     log:
@@ -13,6 +13,9 @@ rule harmonize_scans:
         "benchmarks/harmonize_scans/{shard}.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         settings=config["harmonize"] | READ_LIMITS,
         runner=config["runner"],

@@ -17,6 +17,9 @@ rule fetch_files:
         "benchmarks/fetch_files/{source}.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         folder=source_folder,
         code=code_digest("fetch_files"),
@@ -38,6 +41,9 @@ rule list_scans:
         "benchmarks/list_scans/{source}.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         folder=source_folder,
         key=PSEUDONYM_KEY,
@@ -46,10 +52,32 @@ rule list_scans:
         "../scripts/list_scans.py"
 
 
+checkpoint shard_scans:
+    """Deal the listed scans to the shards that read them."""
+    input:
+        listings=LISTINGS,
+    output:
+        shards=shard_files("ingest", "shard_scans"),
+    log:
+        "logs/shard_scans.log",
+    benchmark:
+        "benchmarks/shard_scans.jsonl"
+    conda:
+        "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
+    params:
+        shards=config["shards"],
+        code=code_digest("shard_scans"),
+    script:
+        "../scripts/shard_scans.py"
+
+
 rule fingerprint_scans:
     """Read every scan of a shard once: checks, hashes, fingerprint and header facts."""
     input:
-        listings=LISTINGS,
+        scans=scans_of_shard,
         key=records("pseudonym.key") if INTERNAL_FOLDERS else [],
     output:
         manifest="results/ingest/fingerprint_scans/{shard}.tsv",
@@ -59,9 +87,11 @@ rule fingerprint_scans:
         "benchmarks/fingerprint_scans/{shard}.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         settings=READ_LIMITS,
-        shards=config["shards"],
         key=PSEUDONYM_KEY,
         runner=config["runner"],
         code=code_digest("fingerprint_scans"),
@@ -69,19 +99,25 @@ rule fingerprint_scans:
         "../scripts/fingerprint_scans.py"
 
 
-rule match_scans:
+checkpoint match_scans:
     """Find equal scans, and pairs that may be copies, from an index of fingerprints."""
     input:
+        listings=LISTINGS,
         manifests=manifests("ingest", "fingerprint_scans"),
     output:
         pairs="results/ingest/match_scans.json",
+        shards=shard_files("ingest", "match_scans"),
     log:
         "logs/match_scans.log",
     benchmark:
         "benchmarks/match_scans.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
+        shards=config["shards"],
         code=code_digest("match_scans"),
     script:
         "../scripts/match_scans.py"
@@ -90,9 +126,7 @@ rule match_scans:
 rule confirm_pairs:
     """Compare the voxels of a shard's candidate pairs and name each pair's relation."""
     input:
-        pairs="results/ingest/match_scans.json",
-        listings=LISTINGS,
-        fingerprinted=manifests("ingest", "fingerprint_scans"),
+        pairs=pairs_of_shard,
     output:
         manifest="results/ingest/confirm_pairs/{shard}.tsv",
     log:
@@ -101,9 +135,11 @@ rule confirm_pairs:
         "benchmarks/confirm_pairs/{shard}.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         settings=READ_LIMITS,
-        shards=config["shards"],
         runner=config["runner"],
         code=code_digest("confirm_pairs"),
     script:
@@ -125,6 +161,9 @@ rule deduplicate_scans:
         "benchmarks/deduplicate_scans.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         precedence=config["ingest"]["precedence"],
         code=code_digest("deduplicate_scans"),
@@ -132,7 +171,7 @@ rule deduplicate_scans:
         "../scripts/deduplicate_scans.py"
 
 
-rule assign_cases:
+checkpoint assign_cases:
     """Give every kept scan its case id, for ever, and its shard."""
     input:
         scans="results/ingest/deduplicate_scans.json",
@@ -141,6 +180,7 @@ rule assign_cases:
     output:
         table="results/tables/scans.parquet",
         cases="results/ingest/cases.json",
+        shards=shard_files("ingest", "cases"),
         withdrawn="results/ingest/assign_cases.json",
     log:
         "logs/assign_cases.log",
@@ -148,6 +188,9 @@ rule assign_cases:
         "benchmarks/assign_cases.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         registry=f"{RECORDS}/case_ids.jsonl",
         first_case_id=config["ingest"]["first_case_id"],

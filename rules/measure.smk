@@ -6,6 +6,7 @@ rule measure_tumors:
     input:
         harmonized="results/harmonize/harmonize_scans/{shard}.tsv",
         merged="results/review/merge_masks/{shard}.tsv",
+        after=ancient(said_of_shard),
     output:
         manifest="results/measure/measure_tumors/{shard}.tsv",
     log:
@@ -14,6 +15,9 @@ rule measure_tumors:
         "benchmarks/measure_tumors/{shard}.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         settings={
             key: config["measure"][key]
@@ -47,6 +51,9 @@ rule count_tumors:
         "benchmarks/count_tumors.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         code=code_digest("count_tumors"),
     script:

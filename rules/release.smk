@@ -13,12 +13,14 @@ rule list_excluded:
         manifests=[
             *manifests("ingest", "fingerprint_scans"),
             *manifests("ingest", "confirm_pairs"),
-            *manifests("harmonize", "harmonize_scans"),
             *manifests("candidates", "predict_tumors"),
             *manifests("candidates", "propose_candidates"),
+            *manifests("release", "write_cases"),
+        ],
+        masks=[
+            *manifests("harmonize", "harmonize_scans"),
             *manifests("review", "merge_masks"),
             *manifests("measure", "measure_tumors"),
-            *manifests("release", "write_cases"),
         ],
         segs=segs,
     output:
@@ -29,6 +31,9 @@ rule list_excluded:
         "benchmarks/list_excluded.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         code=code_digest("list_excluded"),
     script:
@@ -48,6 +53,9 @@ rule list_repairs:
         "benchmarks/list_repairs.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         code=code_digest("list_repairs"),
     script:
@@ -70,6 +78,9 @@ rule count_sources:
         "benchmarks/count_sources.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         code=code_digest("count_sources"),
     script:
@@ -94,6 +105,9 @@ rule split_cases:
         "benchmarks/split_cases.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         settings=config["splits"] | {"seed": config["seed"]},
         registry=f"{RECORDS}/splits.jsonl",
@@ -121,6 +135,9 @@ rule check_leakage:
         "benchmarks/check_leakage.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         code=code_digest("check_leakage"),
     script:
@@ -135,6 +152,7 @@ rule write_cases:
         sources=ALL_DESCRIPTIONS,
         terms=str(RESOURCES / "licences.csv"),
         permissions=records("permissions.csv"),
+        after=ancient(said_of_shard),
     output:
         manifest="results/release/write_cases/{shard}.tsv",
     log:
@@ -143,6 +161,9 @@ rule write_cases:
         "benchmarks/write_cases/{shard}.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         settings={"connectivity": config["measure"]["connectivity"]},
         # Not settings, which key every scan: they count where they decide otherwise.
@@ -159,8 +180,9 @@ rule write_segs:
     input:
         written="results/release/write_cases/{shard}.tsv",
         measured="results/measure/measure_tumors/{shard}.tsv",
-        cases="results/ingest/cases.json",
+        cases=cases_of_shard,
         codes=str(RESOURCES / "dicom_codes.csv"),
+        after=ancient(said_of_shard),
     output:
         manifest="results/release/write_segs/{shard}.tsv",
     log:
@@ -169,6 +191,9 @@ rule write_segs:
         "benchmarks/write_segs/{shard}.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         settings=READ_LIMITS,
         runner=config["runner"],
@@ -216,14 +241,13 @@ rule build_release:
         "benchmarks/build_release.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         max_excluded_fraction=config["release"]["max_excluded_fraction"],
         annotation_licence=config["release"]["annotation_licence"],
-        settings={
-            "version": VERSION,
-            "target": TARGET,
-            "definitions": DEFINITIONS,
-        },
+        settings={"version": VERSION, "target": TARGET, "definitions": DEFINITIONS},
         records=RECORDS,
         code=code_digest("build_release"),
     script:
@@ -242,6 +266,9 @@ rule verify_release:
         "benchmarks/verify_release.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         code=code_digest("verify_release"),
     script:
@@ -252,7 +279,7 @@ rule check_privacy:
     """Look for private words in every released file and report."""
     input:
         sums=f"results/release/{RELEASE}/SHA256SUMS",
-        reports=REPORTS,
+        reports=[*REPORTS, RULES_REPORT],
     output:
         privacy=f"results/release/{RELEASE}.privacy.json",
     log:
@@ -261,6 +288,9 @@ rule check_privacy:
         "benchmarks/check_privacy.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         folders=INTERNAL_FOLDERS,
         public_words=config["release"]["public_words"],

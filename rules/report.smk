@@ -18,6 +18,9 @@ rule report_release:
         "benchmarks/report_release.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         # Not inputs: a report must never start the choice of thresholds.
         curves="results/candidates/thresholds",
@@ -44,6 +47,9 @@ rule report_leakage:
         "benchmarks/report_leakage.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         code=code_digest("report_leakage"),
     script:
@@ -68,6 +74,9 @@ rule report_sources:
         "benchmarks/report_sources.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         code=code_digest("report_sources"),
     script:
@@ -97,7 +106,10 @@ rule report_review:
     benchmark:
         "benchmarks/report_review.jsonl"
     conda:
-        "../envs/base.yaml"
+        "../envs/model.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         settings={
             "organs": config["review"]["organs"],
@@ -130,6 +142,9 @@ rule report_tumors:
         "benchmarks/report_tumors.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         seed=config["seed"],
         code=code_digest("report_tumors"),
@@ -153,7 +168,45 @@ rule report_diff:
         "benchmarks/report_diff.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         code=code_digest("report_diff"),
     script:
         "../scripts/report_diff.py"
+
+
+rule report_rules:
+    """Write what each rule did, cost and rests on, and every case's lineage, as HTML and CSV."""
+    input:
+        sums=f"results/release/{RELEASE}/SHA256SUMS",
+        # The last but check_privacy: it reports on the jobs of all others.
+        verification=f"results/release/{RELEASE}.verified.json",
+        reports=REPORTS,
+        checked=checked_replays,
+        snakefile=str(Path(workflow.basedir) / "Snakefile"),
+        template=str(RESOURCES / "report/rules.html.jinja"),
+        script=str(RESOURCES / "report/rules.js"),
+        style=str(RESOURCES / "report/style.css"),
+    output:
+        report=RULES_REPORT,
+        table="results/report/lineage.csv",
+    log:
+        "logs/report_rules.log",
+    benchmark:
+        "benchmarks/report_rules.jsonl"
+    conda:
+        "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
+    params:
+        # Not inputs: records have no rule, and a report must never start a replay.
+        provenance="results/provenance",
+        verdicts="results/reproduce/replay_rule",
+        replays=replays,
+        costs=config["costs"],
+        code=code_digest("report_rules"),
+    script:
+        "../scripts/report_rules.py"

@@ -4,7 +4,7 @@ Reviewers' files come back below records/returns/<batch>/ (see docs/review.md).
 """
 
 
-rule check_review:
+checkpoint check_review:
     """Check what reviewers sent back and append it, and the sources' labels, to the ledger."""
     input:
         harmonized=manifests("harmonize", "harmonize_scans"),
@@ -14,12 +14,16 @@ rule check_review:
     output:
         reviews="results/tables/reviews.parquet",
         excluded="results/review/check_review.json",
+        shards=shard_files("review", "check_review"),
     log:
         "logs/check_review.log",
     benchmark:
         "benchmarks/check_review.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         organs=config["review"]["organs"],
         records=RECORDS,
@@ -33,7 +37,7 @@ rule merge_masks:
     input:
         harmonized="results/harmonize/harmonize_scans/{shard}.tsv",
         proposed="results/candidates/propose_candidates/{shard}.tsv",
-        reviews="results/tables/reviews.parquet",
+        said=said_of_shard,
     output:
         manifest="results/review/merge_masks/{shard}.tsv",
     log:
@@ -42,6 +46,9 @@ rule merge_masks:
         "benchmarks/merge_masks/{shard}.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         settings={
             "organs": config["review"]["organs"],
@@ -75,6 +82,9 @@ rule plan_review:
         "benchmarks/plan_review.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         settings=config["review"]
         | {"size_edges_mm": config["measure"]["size_edges_mm"], "seed": config["seed"]},
@@ -102,6 +112,9 @@ rule export_packets:
         "benchmarks/export_packets.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         settings={},
         records=RECORDS,

@@ -25,7 +25,10 @@ rule prepare_training:
     benchmark:
         "benchmarks/prepare_training/{organ}.jsonl"
     conda:
-        "../envs/base.yaml"
+        "../envs/model.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         settings=TRAIN_SETTINGS,
         code=code_digest("prepare_training"),
@@ -48,8 +51,10 @@ rule train_model:
     benchmark:
         "benchmarks/train_model/{organ}_{fold}.jsonl"
     conda:
-        "../envs/base.yaml"
+        "../envs/model.yaml"
     resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
         gpu=gpus("train"),
     params:
         settings=TRAIN_SETTINGS,
@@ -62,9 +67,13 @@ rule train_model:
 rule register_model:
     """Put an organ's trained folds into the model registry."""
     input:
-        weights=expand(
-            "results/train/{{organ}}/fold_{fold}/weights.safetensors",
+        plans="results/train/{organ}/plans.json",
+        dataset="results/train/{organ}/dataset.json",
+        splits="results/train/{organ}/splits_final.json",
+        trained=expand(
+            "results/train/{{organ}}/fold_{fold}/{name}",
             fold=range(config["train"]["folds"]),
+            name=["weights.safetensors", "training.json"],
         ),
     output:
         line="results/train/{organ}/registered.json",
@@ -73,7 +82,10 @@ rule register_model:
     benchmark:
         "benchmarks/register_model/{organ}.jsonl"
     conda:
-        "../envs/base.yaml"
+        "../envs/model.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         registry=f"{RECORDS}/models.jsonl",
         store=f"{RECORDS}/models",
@@ -97,7 +109,10 @@ rule import_model:
     wildcard_constraints:
         organ="|".join(EXTERNAL) or "none",
     conda:
-        "../envs/base.yaml"
+        "../envs/model.yaml"
+    resources:
+        mem_mb=memory_limit,
+        runtime=time_limit,
     params:
         model=external_model,
         registry=f"{RECORDS}/models.jsonl",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tumoratlas.core.files import read_json, write_json
 from tumoratlas.core.run import rule_run
+from tumoratlas.core.shards import write_shards
 from tumoratlas.core.tables import write_table
 from tumoratlas.ingest.registry import (
     append_case_ids,
@@ -13,6 +14,7 @@ from tumoratlas.ingest.registry import (
     scans_table,
     withdrawn_cases,
 )
+from tumoratlas.ingest.shards import cases_by_shard
 from tumoratlas.ingest.sources import read_source
 from tumoratlas.ingest.steps import case_members, listed_scans
 
@@ -29,11 +31,10 @@ with rule_run(snakemake):
         first_case_id=snakemake.params.first_case_id,
         shards=snakemake.params.shards,
     )
-    members = case_members(
-        scans, found["relations"], listed_scans(snakemake.input.listings), read_groups(registry)
-    )
-    groups = {case_id: case["group"] for case_id, case in members.items()}
-    append_case_ids(registry, new, registered, groups)
+    listed = listed_scans(snakemake.input.listings)
+    members = case_members(scans, found["relations"], listed, read_groups(registry))
+    append_case_ids(registry, new, registered, {c: one["group"] for c, one in members.items()})
     write_table(Path(snakemake.output.table), "scans", scans_table(scans))
     write_json(Path(snakemake.output.cases), members)
+    write_shards(snakemake.output.shards, cases_by_shard(members))
     write_json(Path(snakemake.output.withdrawn), {"excluded": withdrawn_cases(registry)})

@@ -11,8 +11,5 @@ with rule_run(snakemake):
         shard_step(snakemake),
         manifest=Path(snakemake.output.manifest),
         pairs=Path(snakemake.input.pairs),
-        listings=snakemake.input.listings,
-        fingerprinted=snakemake.input.fingerprinted,
-        shards=snakemake.params.shards,
         **snakemake.params.settings,
     )

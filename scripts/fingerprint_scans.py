@@ -10,8 +10,7 @@ with rule_run(snakemake):
     fingerprint_scans(
         shard_step(snakemake),
         manifest=Path(snakemake.output.manifest),
-        listings=snakemake.input.listings,
+        scans=Path(snakemake.input.scans),
         key_file=Path(snakemake.params.key),
-        shards=snakemake.params.shards,
         **snakemake.params.settings,
     )

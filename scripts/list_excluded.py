@@ -8,5 +8,6 @@ from tumoratlas.release.steps import list_excluded
 
 with rule_run(snakemake):
     paths = snakemake.input
-    rows = list_excluded(paths.listings, paths.reports, [*paths.manifests, *paths.segs])
+    masks = [*paths.masks, *paths.segs]
+    rows = list_excluded(paths.listings, paths.reports, paths.manifests, masks)
     write_table(Path(snakemake.output.table), "excluded", rows)

@@ -5,7 +5,6 @@ A test module takes the fixtures with ``pytest_plugins = ["tests.browser"]``.
 
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import pytest
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Playwright, Route
 from playwright.sync_api import sync_playwright as start_playwright
 
-from tests.conftest import ROOT
+from tests.system import install_or_skip
 
 # Software WebGL, the same on every machine. Nothing that calls home.
 FLAGS = [
@@ -149,11 +148,7 @@ class Browsing:
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """Return chromium's path; install it where this user can, else skip the test."""
-    if not shutil.which("chromium"):
-        script = ROOT / "tests" / "install_system.sh"
-        done = subprocess.run(["sh", script], capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip((done.stdout + done.stderr).strip())
+    install_or_skip("chromium")
     found = shutil.which("chromium")
     assert found, "the installation told of no failure, but there is no chromium"
     return found

@@ -13,10 +13,19 @@ import yaml
 
 from tests.conftest import ROOT
 from tumoratlas.core.files import write_json
-from tumoratlas.core.runner import Step, finished_folders, read_excluded, read_record, read_rows
+from tumoratlas.core.runner import (
+    Step,
+    finished_folders,
+    read_excluded,
+    read_record,
+    read_rows,
+    shard_names,
+)
+from tumoratlas.core.shards import write_shards
 from tumoratlas.harmonize.steps import harmonize_scans
 from tumoratlas.ingest.dedupe import deduplicate
 from tumoratlas.ingest.registry import assign_cases
+from tumoratlas.ingest.shards import cases_by_shard, pairs_by_shard, scans_by_shard
 from tumoratlas.ingest.steps import (
     case_members,
     confirm_pairs,
@@ -65,10 +74,10 @@ class Ingested:
     @cached_property
     def harmonized(self) -> dict[str, Path]:
         """Folder of every case, harmonized on the first call."""
-        cases = self.folder / "cases.json"
-        write_json(cases, self.cases)
         manifests = []
-        for shard in sorted({case["shard"] for case in self.cases.values()}):
+        for shard, part in sorted(cases_by_shard(self.cases).items()):
+            cases = self.folder / "cases" / f"{shard}.json"
+            write_shards([cases], {shard: part})
             manifests.append(self.folder / "harmonize" / f"{shard}.tsv")
             step = _step("harmonize_scans", manifests[-1])
             with chdir(self.folder):
@@ -106,27 +115,30 @@ def ingest(
         write_json(paths[-1], listings[name])
 
     def manifests(rule: str) -> list[Path]:
-        return [folder / rule / f"s{number:04d}.tsv" for number in range(shards)]
+        return [folder / rule / f"{shard}.tsv" for shard in shard_names(shards)]
 
+    def files(rule: str, parts: Mapping[str, Row]) -> list[Path]:
+        paths = [folder / rule / f"{shard}.json" for shard in shard_names(shards)]
+        write_shards(paths, parts)
+        return paths
+
+    listed = listed_scans(paths)
     # The runner keeps its books in the working directory.
     with chdir(folder):
-        for manifest in (prints := manifests("fingerprint_scans")):
-            fingerprint_scans(
-                _step("fingerprint_scans", manifest), manifest, paths, key_file=key_file,
-                shards=shards, **LIMITS,
-            )  # fmt: skip
+        parts = scans_by_shard(listed, shards)
+        prints = manifests("fingerprint_scans")
+        for manifest, found in zip(prints, files("shard_scans", parts), strict=True):
+            step = _step("fingerprint_scans", manifest)
+            fingerprint_scans(step, manifest, found, key_file=key_file, **LIMITS)
         matched = match_fingerprints(prints)
-        write_json(folder / "match_scans.json", matched)
-        for manifest in (confirmed := manifests("confirm_pairs")):
-            confirm_pairs(
-                _step("confirm_pairs", manifest), manifest, pairs=folder / "match_scans.json",
-                listings=paths, fingerprinted=prints, shards=shards, **LIMITS,
-            )  # fmt: skip
+        parts = pairs_by_shard(matched["pairs"], listed, prints, shards)
+        confirmed = manifests("confirm_pairs")
+        for manifest, pairs in zip(confirmed, files("match_scans", parts), strict=True):
+            confirm_pairs(_step("confirm_pairs", manifest), manifest, pairs=pairs, **LIMITS)
     relations = matched["relations"] + read_rows(confirmed)
     scans, excluded, _ = name_cases(read_rows(prints), relations, precedence, shards=shards)
     excluded += [row for listing in listings.values() for row in listing["excluded"]]
     excluded += read_excluded([*prints, *confirmed])
-    listed = listed_scans(paths)
     cases = case_members(scans, relations, listed, {})
     return Ingested(folder, listings, listed, read_rows(prints), relations, scans, cases, excluded)
 

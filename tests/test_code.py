@@ -1,6 +1,9 @@
 """The code digest: every edit that can change a result, and no other, changes it."""
 
+import ast
+import io
 import shutil
+import tokenize
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +37,9 @@ TREE = {
 def forget() -> None:
     """Forget what was read, as a new process does."""
     code._direct.cache_clear()
-    code._tokens.cache_clear()
+    code._code_hash.cache_clear()
+    code._modules.cache_clear()
+    code._without_layout.cache_clear()
 
 
 def digest(tree: Path, monkeypatch: pytest.MonkeyPatch, rule: str = "measure_tumors") -> str:
@@ -149,12 +154,60 @@ def test_a_copy_elsewhere_has_the_same_digest(
     assert digest(tmp_path / "real", monkeypatch, "fingerprint_scans") == here
 
 
-def test_real_rules_differ_and_reach_what_they_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_rules_differ_and_reach_what_they_use() -> None:
     """Each rule has its own digest; ingest reaches the NIfTI reader, not the trainer."""
     rules = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
-    assert len({digest(ROOT, monkeypatch, rule) for rule in rules}) == len(rules)
-    forget()
-    reached = code._closure(ROOT / "scripts/fingerprint_scans.py")
-    names = {str(path.relative_to(ROOT / "tumoratlas")) for path in reached}
+    assert len({code.code_digest(rule) for rule in rules}) == len(rules)
+    reached = code.code_files("fingerprint_scans")
+    assert {"scripts/fingerprint_scans.py", "resources/structures.csv"} <= reached.keys()
+    names = {name.removeprefix("tumoratlas/") for name in reached}
     assert {"images/nifti.py", "core/runner.py", "ingest/fingerprint.py"} <= names
     assert not {name for name in names if name.startswith(("train", "review", "release"))}
+
+
+AWKWARD = {
+    "strings.py": (
+        "#!/usr/bin/env python\n# import tumoratlas.no\n\n"
+        "a = '# no comment'  # import tumoratlas.no\n"
+        'b = """\n# text, not a comment\n\nimport tumoratlas.no\n"""\n'
+        'c = r"\\\\" + "\\"" + \'"""\' + f"{a!r:>#8}"\n'
+        "d = [\n    # one\n    1,\n\n    2,  # two\n]\n"
+    ),
+    "imports.py": (
+        "import os, tumoratlas.a as x, sys\nif x: from tumoratlas.b import c as d; import json\n"
+        "from tumoratlas.e import (\n    f,  # why\n    g as h,\n)\nfrom tumoratlas import *\n"
+        "from tumoratlas.i \\\n    import j\ntry:\n    raise KeyError from None\nfinally:\n"
+        "    import tumoratlas.k\ntumoratlas_like = 1\nfrom tumoratlas_like import no\n"
+    ),
+}
+
+
+@pytest.fixture(params=[*AWKWARD, "the checkout"])
+def sources(request: pytest.FixtureRequest, tmp_path: Path) -> list[Path]:
+    """Return source files: awkward ones, or many of ours."""
+    if request.param == "the checkout":
+        return [*(ROOT / "scripts").glob("*.py"), *(ROOT / "tumoratlas/core").glob("*.py")]
+    (tmp_path / request.param).write_text(AWKWARD[request.param])
+    return [tmp_path / request.param]
+
+
+def test_python_reads_the_same_program_without_comments(sources: list[Path]) -> None:
+    """What is hashed has no comment or blank line, and means what the source means."""
+    for path in sources:
+        kept = code._without_layout(path)
+        assert ast.dump(ast.parse(kept)) == ast.dump(ast.parse(path.read_text())), path
+        tokens = tokenize.generate_tokens(io.StringIO(kept.lstrip("\n")).readline)
+        assert not {t.string for t in tokens if t.type in (tokenize.COMMENT, tokenize.NL)} - {"\n"}
+
+
+def test_imports_are_those_that_python_sees(sources: list[Path]) -> None:
+    """Every import of the package is found, however it is written, and nothing else."""
+    for path in sources:
+        seen = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                seen |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                seen |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        expected = {name for name in seen if name.split(".")[0] == "tumoratlas"}
+        assert set(code.imported_modules(path)) == expected, path

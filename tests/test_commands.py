@@ -10,6 +10,7 @@ import pytest
 
 from tumoratlas.core.errors import InputError, ReviewError, TumorAtlasError
 from tumoratlas.core.files import sha256_file
+from tumoratlas.core.records import append_lines
 from tumoratlas.core.structures import tumor_structures
 from tumoratlas.images.grid import Grid
 from tumoratlas.ingest.pseudonyms import read_key, write_key
@@ -186,6 +187,17 @@ def lose_mask(records: Path) -> None:
     next((records / "masks").glob("*.nii.gz")).unlink()
 
 
+def lose_shown_map(records: Path) -> None:
+    line = {"base_sha256": "cd" * 32, "case_id": CASE, "organ": "colon", "candidates": {}}
+    append_lines(records / "bases.jsonl", [line])
+
+
+def damage_registry(records: Path) -> None:
+    append_lines(records / "thresholds.jsonl", [{"organ": "colon", "threshold": 0.3}])
+    path = records / "thresholds.jsonl"
+    path.write_text(path.read_text().replace("0.3", "0.2"))
+
+
 def add_link(records: Path) -> None:
     (records / "returns/b0001/link").symlink_to("/etc/hosts")
 
@@ -201,6 +213,8 @@ def add_names(records: Path) -> None:
     [
         (break_ledger, "LEDGER_BROKEN"),
         (lose_mask, "BACKUP_INCOMPLETE"),
+        (lose_shown_map, "BACKUP_INCOMPLETE"),
+        (damage_registry, "RECORDS"),
         (add_link, "BACKUP_FILE"),
         (add_names, "BACKUP_FILE"),
         (lambda records: (records / "returns/a\\b").touch(), "BACKUP_FILE"),

@@ -12,8 +12,7 @@ from tests.conftest import ROOT
 from tests.test_layout import RULE_FILES, read_rules
 from tumoratlas import __version__
 from tumoratlas.core.config import check_config
-from tumoratlas.core.provenance import ProvenanceFile
-from tumoratlas.core.records import read_lines
+from tumoratlas.core.provenance import read_jobs, read_scans, read_starts, read_stored
 from tumoratlas.core.tables import SCHEMAS
 from tumoratlas.measure.counts import count_tumors
 from tumoratlas.report.release import STATES, release_summary
@@ -36,7 +35,8 @@ TABLE_PAGES = {
     "test_scans": "release", "source_overlaps": "release", "licences": "release",
 }  # fmt: skip
 CALLS = {
-    "InputError", "GeometryError", "ConfigError", "ReviewError", "ReleaseError",
+    "InputError", "PutOffError", "DamageError", "MachineError", "_damage", "GeometryError",
+    "ConfigError", "ReviewError", "ReleaseError",
     "TumorAtlasError", "error", "_error", "mask_error", "refuse", "refusal", "warning", "report",
     "_row", "_leave", "_refusal", "_side_row",
 }  # fmt: skip
@@ -144,6 +144,7 @@ def test_no_page_names_a_code_that_is_gone() -> None:
         for path in (ROOT / folder).rglob(kind)
     )
     outside = {"TUMORATLAS_REAL_DATA", "RELEASE", "SHA256SUMS", "SIGTERM", "LAST_CLASS"}
+    outside |= {"CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY"}  # SLURM's
     shown = {
         word
         for text in TEXT.values()
@@ -209,7 +210,7 @@ def commands() -> list[str]:
 def test_make_targets_exist() -> None:
     """``make X`` of the pages is a target of the Makefile."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("$(VENV)", ".venv")
-    targets = set(re.findall(r"^([\w./]+):(?!=)", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([\w./-]+):(?!=)", makefile, re.MULTILINE))
     shown = {line.split()[1] for line in commands() if re.match(r"make \S+$", line)}
     assert {"demo", "test"} <= shown <= targets
 
@@ -270,14 +271,15 @@ def test_named_options_exist(path: Path) -> None:
             assert found[2] in defaults[found[1]], name
 
 
-def test_provenance_fields_are_described(tmp_path: Path) -> None:
+def test_provenance_fields_are_described(micro_run: Path) -> None:
     """Every field of a record that is written now stands in its table."""
-    path = tmp_path / "x.jsonl"
-    ProvenanceFile(path, rule="r", params={}).record("s", inputs={}, outputs={}, started=0.0)
     page = section(TEXT[DOCS / "provenance.md"], "Records of the run")
     described = {name for row in cells(page) for name in re.findall(r"`(\w+)`", row[0])}
-    assert {key for line in read_lines(path) for key in line} <= described
-    assert {"code", "key", "status", "seed", "threads"} <= described
+    folder = micro_run / "results/provenance"
+    lines = [*read_jobs(folder), *read_starts(folder), *read_scans(folder, "harmonize_scans")]
+    assert {key for line in lines for key in line} <= described
+    environment = read_stored(folder, "environments", lines[0]["environment"])
+    assert {key for part in environment.values() for key in part} <= described
 
 
 def test_the_demo_of_the_readme_prints_this_table() -> None:

@@ -21,7 +21,7 @@ from tests.ingested import LIMITS, PRECEDENCE, Ingested, ingest, name_cases
 from tests.phantoms import truth, write_phantoms
 from tests.phantoms.demo import DEMO_KEY
 from tests.phantoms.told import scan_id
-from tumoratlas.core.errors import InputError
+from tumoratlas.core.errors import InputError, PutOffError
 from tumoratlas.harmonize.cases import harmonize_case
 from tumoratlas.images.grid import Grid
 from tumoratlas.ingest.alignment import Alignment
@@ -452,7 +452,7 @@ def test_a_copy_that_changed_is_refused(done: Ingested, tmp_path: Path) -> None:
     """Labels are never carried from a scan that is no longer what was compared."""
     members = done.cases["BDMAP_00000001"]["members"]
     changed = [members[0], {**members[1], "file_sha256": "0" * 64}]
-    with pytest.raises(InputError, match="SCAN_CHANGED"):
+    with pytest.raises(PutOffError, match="SCAN_CHANGED"):
         harmonize_case("BDMAP_1", changed, tmp_path, model_spacing_mm=1.5, **LIMITS)
 
 

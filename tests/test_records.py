@@ -26,7 +26,8 @@ def test_what_was_written_stays(tmp_path: Path) -> None:
     append_lines(path, [{"b": 1, "a": "ü"}])
     first = path.read_bytes()
     append_lines(path, [])
-    assert path.read_bytes() == first == '{"a": "ü", "b": 1}\n'.encode()
+    assert path.read_bytes() == first
+    assert first.startswith('{"a": "ü", "b": 1, "sum": "'.encode())
     append_lines(path, [{"a": "later"}])
     assert path.read_bytes().startswith(first)
     assert read_lines(path) == [{"a": "ü", "b": 1}, {"a": "later"}]
@@ -47,6 +48,21 @@ def test_a_missing_last_newline_does_no_harm(tmp_path: Path) -> None:
     path.write_text(json.dumps({"id": "a"}))
     append_lines(path, [{"id": "b"}])
     assert read_lines(path) == [{"id": "a"}, {"id": "b"}]
+
+
+@pytest.mark.parametrize("changed", ["liver", '"value": 2', '"sum": "'])
+def test_a_changed_character_is_seen(tmp_path: Path, changed: str) -> None:
+    """Of any line, also where JSON stays JSON; a line that a person wrote in between counts not."""
+    path = tmp_path / "thresholds.jsonl"
+    for value in (1, 2, 3):
+        append_lines(path, [{"organ": "liver", "value": value}])
+        path.write_text(path.read_text() + '{"organ": "colon", "value": 9}\n')
+    assert [entry["value"] for entry in read_lines(path)] == [1, 9, 2, 9, 3, 9]
+    text = path.read_text()
+    at = text.index(changed) + len(changed) - (not changed.endswith('"'))
+    path.write_text(text[:at] + chr(ord(text[at]) ^ 1) + text[at + 1 :])
+    with pytest.raises(InputError, match=r"RECORDS: .*line [13] is not what was written"):
+        read_lines(path)
 
 
 def test_append_latest_repeats_nothing(tmp_path: Path) -> None:

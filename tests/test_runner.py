@@ -15,9 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tumoratlas.core.files import sha256_file
+from tumoratlas.core.provenance import read_scans, read_stored
 from tumoratlas.core.runner import (
     finished_folders,
     read_excluded,
@@ -326,6 +328,22 @@ def test_starts_of_killed_runs_count(job: Job, undisturbed: dict[str, bytes]) ->
     assert job.results()["scan_2/data.bin"] == undisturbed["scan_2/data.bin"]
 
 
+def test_stops_that_end_in_a_kill_do_not_count(job: Job, undisturbed: dict[str, bytes]) -> None:
+    """Preempted twice in a long scan, with less time between the signals than it needs."""
+    journal = job.folder / FOLDER / ".journal/s0000.jsonl"
+    for _ in range(2):
+        process = job.start(behave={"scan_2": "wait"})
+        job.await_file("waiting_scan_2")
+        before = journal.read_text().count("abandoned")
+        os.kill(process.pid, signal.SIGTERM)
+        job.await_true(lambda n=before: journal.read_text().count("abandoned") > n)
+        job.kill(process)
+        (job.folder / "waiting_scan_2").unlink()
+    job.run()
+    assert job.results() == undisturbed
+    assert job.works()["scan_2"] == 3
+
+
 def test_a_torn_journal_line_is_passed_over(job: Job) -> None:
     """A journal that was cut while a line was written does not stop the next run."""
     process = job.start(behave={"scan_1": "wait"})
@@ -531,19 +549,19 @@ def test_progress_tells_where_a_shard_stands(job: Job) -> None:
 
 
 def test_provenance_tells_how_each_result_came_about(job: Job) -> None:
-    """Environment and parameters, then inputs, outputs, code, key, time of every scan."""
+    """Inputs, outputs, code, key, time and environment of every scan."""
     job.run(behave={"scan_1": "fail"})
-    path = job.folder / "results/provenance/double_scans/s0000_scans.jsonl"
-    first, *lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert first["params"] == {"times": 2}
-    assert {"python", "packages", "host", "cpu", "gpu", "slurm_job_id"} <= set(
-        first["environment_record"]
-    )
+    folder = job.folder / "results/provenance"
+    lines = read_scans(folder, "double_scans")
+    stored = read_stored(folder, "environments", lines[0]["environment"])
+    assert stored["software"]["packages"]["numpy"] == np.__version__
+    assert stored["machine"]["cpus"] == os.cpu_count()
     assert [line["subject"] for line in lines] == SCANS
     for line in lines:
         scan = line["subject"]
-        assert line["environment"] == first["environment"]
-        assert (line["rule"], line["code"]) == ("double_scans", "c0de")
+        assert line["environment"] == lines[0]["environment"]
+        assert (line["rule"], line["shard"], line["code"]) == ("double_scans", "s0000", "c0de")
+        assert 0 <= line["cpu_s"] <= line["seconds"] + 0.1
         assert line["inputs"] == {"file": sha256_file(job.folder / f"inputs/{scan}.txt")}
         assert line["time"].endswith("+00:00") and 0 <= line["seconds"] < 10
         record = json.loads((job.folder / FOLDER / scan / "record.json").read_text())
@@ -566,7 +584,7 @@ def test_nothing_shared_holds_a_time_or_a_machine(job: Job, undisturbed: dict[st
         assert os.uname().nodename.encode() not in data
         assert time.strftime("%Y-%m-%d").encode() not in data
     record = json.loads(undisturbed["scan_0/record.json"])
-    assert record.keys() == {"id", "key", "status", "row", "excluded", "outputs"}
+    assert record.keys() == {"id", "key", "status", "row", "excluded", "outputs", "sha256"}
 
 
 def test_shards_are_stable_and_even() -> None:

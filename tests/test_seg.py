@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr._concepts_dict import concepts
 
 from tests.phantoms.dicom import Series, write_series
-from tumoratlas.core.errors import InputError, ReleaseError
+from tumoratlas.core.errors import PutOffError, ReleaseError
 from tumoratlas.core.files import read_json, write_json
 from tumoratlas.core.runner import (
     Step,
@@ -83,7 +83,7 @@ def listed(folder: Path) -> tuple[dict[str, Any], Grid]:
     scan = {
         "scan_id": "chaos_1", "image_path": str(folder), "format": "dicom", "repairs": [],
         "files": sorted(path.name for path in series.files), "suspects": [],
-        "licence": "CC BY-NC-SA 4.0", "file_sha256": series.sha256, "stamp": [1, 2],
+        "licence": "CC BY-NC-SA 4.0", "file_sha256": series.sha256,
     }  # fmt: skip
     return scan, to_canonical(series.array, series.grid)[1]
 
@@ -371,7 +371,7 @@ def test_masks_on_another_grid_are_refused(tmp_path: Path, change: Callable[[Gri
 def test_a_changed_series_is_refused(tmp_path: Path) -> None:
     scan, grid = phantom(tmp_path / "dicom")
     tumors = masks(tmp_path / "case", grid)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(PutOffError) as caught:
         make(tmp_path, scan | {"file_sha256": "0" * 64}, tumors)
     assert caught.value.code == "SCAN_CHANGED"
 
@@ -502,6 +502,6 @@ def test_the_step_lists_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.M
     manifest = steps(tmp_path / "a", finish=without("SOPInstanceUID"))
     (row,) = read_rows([manifest])
     assert read_json(manifest.parent / CASE / "record.json")["outputs"] == {}
-    (excluded,) = list_excluded([], [], [manifest])
+    (excluded,) = list_excluded([], [], [], [manifest])
     assert row["segments"] == 0 and excluded["id"] == f"{CASE}/seg.dcm"
     assert (excluded["rule"], excluded["code"]) == ("write_segs", "SEG_SERIES")

@@ -1,13 +1,14 @@
 """Commands for people: about a run, a release, a source's files and the records of review."""
 
 import argparse
+import os
 import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tumoratlas.core.errors import TumorAtlasError
+from tumoratlas.core.errors import ToldError
 from tumoratlas.core.status import format_status, read_status
 
 if TYPE_CHECKING:
@@ -25,6 +26,23 @@ def main() -> int:
         "--directory", type=Path, default=Path(), help="working directory of the run"
     )
     status.add_argument("--watch", action="store_true", help="show it again every 5 seconds")
+    check = commands.add_parser(
+        "check", help="read all results of a run back; damaged ones are made again by the next run"
+    )
+    check.add_argument(
+        "--directory", type=Path, default=Path(), help="working directory of the run"
+    )
+    plan = commands.add_parser(
+        "plan", help="say what a run would do, why, and what it will cost; starts nothing"
+    )
+    plan.add_argument("--directory", type=Path, default=Path(), help="working directory of the run")
+    plan.add_argument("--configfile", type=Path, nargs="+", default=[], help="as for snakemake")
+    plan.add_argument("--targets", nargs="+", default=["all"], help="as for snakemake")
+    plan.add_argument("--cores", type=int, default=os.cpu_count(), help="to estimate hours for")
+    plan.add_argument("--gpus", type=int, default=1, help="to estimate hours for")
+    plan.add_argument(
+        "--measured", action="store_true", help="print what scans cost so far, for `costs`"
+    )
     verify = commands.add_parser("verify", help="check any copy of a release, without the workflow")
     verify.add_argument("release", type=Path, help="folder with SHA256SUMS")
     verify.add_argument("--processes", type=int, default=1, help="cases checked at the same time")
@@ -35,6 +53,19 @@ def main() -> int:
     diff.add_argument("new", type=Path, help="folder of the later one")
     diff.add_argument("--html", type=Path, help="file to write the report to")
     diff.add_argument("--csv", type=Path, help="file to write every change to")
+    compare = commands.add_parser(
+        "compare", help="say how the results of two runs differ, and why, from their records alone"
+    )
+    compare.add_argument("run_a", type=Path, help="working directory of a run")
+    compare.add_argument("run_b", type=Path, help="working directory of another one")
+    crate = commands.add_parser(
+        "crate", help="write what happened in a run as a Workflow Run RO-Crate, for publishing"
+    )
+    crate.add_argument("folder", type=Path, help="folder to create")
+    crate.add_argument(
+        "--directory", type=Path, default=Path(), help="working directory of the run"
+    )
+    crate.add_argument("--agent", help="name of the organization that ran it, to be published")
     view = commands.add_parser("view", help="show the cases of a release in the browser")
     view.add_argument("release", type=Path, help="folder with SHA256SUMS")
     view.add_argument("--port", type=int, default=8765, help="of the address on this machine")
@@ -58,13 +89,33 @@ def main() -> int:
     lock.add_argument("file", type=Path, help="lock to create, a CSV file")
     lock.add_argument("folder", type=Path, help="folder of the source, which the files go into")
     lock.add_argument("files", nargs="+", metavar="PATH=URL", help="place below folder, address")
+    trace = commands.add_parser(
+        "trace", help="say where a case's labels come from: files, models, people, jobs"
+    )
+    trace.add_argument("case", help="case id")
+    trace.add_argument(
+        "--directory", type=Path, default=Path(), help="working directory of the run"
+    )
+    trace.add_argument("--organ", action="append", default=[], help="only this; may be repeated")
+    trace.add_argument(
+        "--voxel",
+        type=int,
+        nargs=3,
+        metavar=("X", "Y", "Z"),
+        help="index from 0 in the released scan, as viewers count",
+    )
     _add_review_commands(commands)
     arguments = parser.parse_args()
     run = {
         "status": _status,
+        "check": _check,
+        "plan": _plan,
         "verify": _verify,
         "diff": _diff,
+        "compare": _compare,
+        "crate": _crate,
         "view": _view,
+        "trace": _trace,
         "unpack": _unpack,
         "key": _key,
         "lock": _lock,
@@ -121,6 +172,37 @@ def _status(arguments: argparse.Namespace) -> int:
         time.sleep(5)
 
 
+def _check(arguments: argparse.Namespace) -> int:
+    from tumoratlas.core.rereading import damaged_results
+    from tumoratlas.core.results import take_away
+
+    os.chdir(arguments.directory)
+    damaged = list(damaged_results())
+    for path, taken in damaged:
+        print(f"{path} is not what was written")
+        for place in taken:
+            take_away(place)
+    print(f"{len(damaged)} damaged; the next run makes again what is needed of them")
+    return 1 if damaged else 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from tumoratlas.core.code import ROOT
+    from tumoratlas.core.provenance import read_jobs
+    from tumoratlas.reproduce.plan import measured_costs
+    from tumoratlas.reproduce.plan_text import measured_text, plan_lines, read_config
+
+    run, files = arguments.directory, arguments.configfile
+    if arguments.measured:
+        config = read_config([ROOT / "config.yaml", *files])
+        jobs = read_jobs(run / "results/provenance")
+        print(measured_text(measured_costs(config, jobs, run)))
+        return 0
+    for line in plan_lines(ROOT, run, arguments.targets, files, arguments.cores, arguments.gpus):
+        print(line)
+    return 0
+
+
 def _verify(arguments: argparse.Namespace) -> int:
     from tumoratlas.release.verify.release import verify_release
 
@@ -152,7 +234,7 @@ def _diff(arguments: argparse.Namespace) -> int:
 
     try:
         diff = diff_releases(arguments.old, arguments.new)
-    except TumorAtlasError as error:
+    except ToldError as error:
         print(error, file=sys.stderr)
         return 2  # as diff(1): 0 equal, 1 different, 2 trouble
     print(summary_text(diff))
@@ -163,12 +245,48 @@ def _diff(arguments: argparse.Namespace) -> int:
     return 0 if diff.is_empty else 1
 
 
+def _compare(arguments: argparse.Namespace) -> int:
+    from tumoratlas.core.provenance import PROVENANCE
+    from tumoratlas.reproduce.compare import compare_runs
+    from tumoratlas.reproduce.compare_text import comparison_text
+
+    runs = arguments.run_a, arguments.run_b
+    try:
+        found = compare_runs(*(run / PROVENANCE for run in runs))
+    except ToldError as error:
+        print(error, file=sys.stderr)
+        return 2  # as diff(1): 0 equal, 1 different, 2 trouble
+    print(f"A: {runs[0]}\nB: {runs[1]}\n\n{comparison_text(found)}")
+    return 0 if found.is_equal else 1
+
+
+def _crate(arguments: argparse.Namespace) -> int:
+    from tumoratlas.reproduce.crate import write_crate
+
+    facts = write_crate(arguments.directory, arguments.folder, agent=arguments.agent)
+    print(f"{arguments.folder}: {facts.jobs} jobs, {facts.files} files, {facts.entities} entities")
+    return 0
+
+
 def _view(arguments: argparse.Namespace) -> int:
     from tumoratlas.release.viewer import release_server
 
     with release_server(arguments.release, arguments.port) as server:
         print(f"http://127.0.0.1:{server.server_port}/viewer/  (Ctrl-C ends it)", flush=True)
         server.serve_forever()
+    return 0
+
+
+def _trace(arguments: argparse.Namespace) -> int:
+    from tumoratlas.reproduce.trace import trace_case, trace_text
+
+    sections = trace_case(
+        arguments.directory,
+        arguments.case,
+        organs=arguments.organ,
+        voxel=tuple(arguments.voxel) if arguments.voxel else None,
+    )
+    print(trace_text(arguments.case, sections))
     return 0
 
 
@@ -256,7 +374,7 @@ def _restore(arguments: argparse.Namespace) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except TumorAtlasError as error:
+    except ToldError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """The demo: phantom sources to a verified release, with one command.
 
-``python -m tests.phantoms.demo FOLDER [--micro]`` runs in FOLDER, which keeps everything. A
-second run finds nothing to do.
+``python -m tests.phantoms.demo FOLDER [--micro] [--profile NAME ...]`` runs in FOLDER, which
+keeps everything. A second run finds nothing to do.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +28,7 @@ _STEPS = re.compile(r"(\d+) of (\d+) steps")
 _RULE = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w+):")
 # Targets of one run each: training and thresholds are never a side effect.
 _TARGETS = (("train", "train the models"), ("thresholds", "predict, choose thresholds"))
+_LOCAL = ("profiles/local",)
 
 
 def run_demo(
@@ -36,11 +38,12 @@ def run_demo(
     micro: bool = False,
     cores: int | None = None,
     checkout: Path = ROOT,
+    profiles: Sequence[str] = _LOCAL,
 ) -> None:
     """Run a checkout's pipeline on phantoms below ``folder``; see the module."""
 
     def run(targets: list[str], title: str) -> None:
-        run_targets(checkout, folder, config, targets, title, cores)
+        run_targets(checkout, folder, config, targets, title, cores, profiles)
 
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "truth/tumors.csv").exists():
@@ -72,10 +75,12 @@ def run_targets(
     targets: list[str],
     title: str,
     cores: int | None,
+    profiles: Sequence[str] = _LOCAL,
 ) -> None:
     """Run snakemake in ``folder`` and show one line of progress; on failure its output."""
     command = [
-        sys.executable, "-m", "snakemake", "--profile", "profiles/local", *targets,
+        sys.executable, "-m", "snakemake", *targets,
+        *(word for profile in profiles for word in ("--profile", profile)),
         "--configfile", str(config), "--directory", str(folder),
         *(["--cores", str(cores)] if cores else []),
     ]  # fmt: skip
@@ -133,15 +138,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--micro", action="store_true", help="the smallest phantoms")
+    parser.add_argument("--profile", action="append", help=f"of snakemake; {_LOCAL[0]} if none")
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
     config = ROOT / "tests/phantoms" / ("micro.yaml" if arguments.micro else "demo.yaml")
-    run_demo(folder, config, micro=arguments.micro)
+    run_demo(folder, config, micro=arguments.micro, profiles=arguments.profile or _LOCAL)
     if wrong := differences(folder, folder / "results/tables", bytes.fromhex(DEMO_KEY)):
         raise SystemExit("\n".join(["what was told is not what was planted:", *wrong]))
     print(f"\n{_summary(folder)}\n\n{summary(folder)}\n")
     print(f"release  {folder / 'results/release/2.0'}")
-    for name in ("release", "tumors", "review", "sources", "leakage"):
+    for name in ("release", "tumors", "review", "sources", "leakage", "rules"):
         print(f"report   {folder / 'results/report' / name}.html")
 
 

@@ -81,3 +81,12 @@ def missing_sources(sources: list[Mapping[str, str]]) -> str:
         f"SOURCE_MISSING: no folder for source {', '.join(missing)}. Put the source there as "
         "downloaded, or correct or remove its entry under `sources` in your configuration."
     )
+
+
+def sort_keys(config: dict[str, Any]) -> None:
+    """Put the keys of a configuration in order, in place and at every depth."""
+    for key, value in sorted(config.items()):
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, dict):
+                sort_keys(part)
+        config[key] = config.pop(key)

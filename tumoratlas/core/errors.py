@@ -1,11 +1,16 @@
 """The errors that a user can mend: each says which file, what is wrong and what to do."""
 
+import errno
 from functools import partial
 from typing import Any
 
+# Of an OSError: no fault of what met it, but of the machine.
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+NO_ANSWER = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
 
-class TumorAtlasError(Exception):
-    """A defect of the input, told in one line.
+
+class ToldError(Exception):
+    """What went wrong, told in one line.
 
     Parameters
     ----------
@@ -52,6 +57,10 @@ class TumorAtlasError(Exception):
         }
 
 
+class TumorAtlasError(ToldError):
+    """A defect of the input: what it spoils may be left out, and the rest goes on."""
+
+
 class ConfigError(TumorAtlasError):
     """A configuration key that is unknown, missing or out of range."""
 
@@ -72,5 +81,33 @@ class ReleaseError(TumorAtlasError):
     """A release that breaks one of its promises."""
 
 
-class MachineError(TumorAtlasError):
+class MachineError(ToldError):
     """A fault of the machine, not of a scan: the job fails and the scan stays to be done."""
+
+
+class PutOffError(MachineError):
+    """A scan cannot be done now: the other scans go on, then the job fails."""
+
+
+class DamageError(PutOffError):
+    """A result that is not what was written: it is taken away, so that it is made again."""
+
+
+def disk_full(subject: object, what: str, error: OSError) -> MachineError:
+    """Return what tells that ``what`` cannot be written, for an error out of `NO_ROOM`."""
+    return MachineError(
+        "DISK_FULL",
+        subject,
+        f"{what} cannot be written: {error}",
+        remedy="Make room and run the same command again; it resumes here",
+    )
+
+
+def disk_lost(subject: object, error: OSError) -> PutOffError:
+    """Return what tells that a file cannot be read now, for an error out of `NO_ANSWER`."""
+    return PutOffError(
+        "DISK_LOST",
+        subject,
+        f"its disk does not answer: {error.strerror}",
+        remedy="Run the same command again; if it stays so, replace the file",
+    )

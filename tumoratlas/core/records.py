@@ -1,4 +1,8 @@
-"""Append-only JSON-lines files of the records folder."""
+"""Append-only JSON-lines files of the records folder.
+
+Each line ends in ``sum``, 16 digits of a hash over itself and the ``sum`` before, so that a
+changed digit is seen. A line that a person wrote has none.
+"""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tumoratlas.core.errors import InputError
-from tumoratlas.core.files import locked, to_json, write_text
+from tumoratlas.core.files import locked, sha256_bytes, to_json, write_text
+
+_SUM = "sum"
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -17,21 +23,34 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     InputError
         ``RECORDS``: a line is damaged.
     """
-    entries = []
-    text = _text(path)
+    return _parse(path, _text(path))[0]
+
+
+def _parse(path: Path, text: str) -> tuple[list[dict[str, Any]], str]:
+    """Return the entries of a file's text and the last ``sum``."""
+    entries, before = [], ""
     # Not splitlines: a pasted comment may hold U+2028 and the like, which JSON leaves as it is.
     lines = text.removesuffix("\n").split("\n") if text else []
     for number, line in enumerate(lines, 1):
         try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise InputError(
-                "RECORDS",
-                path,
-                f"line {number} cannot be read",
-                remedy="Restore the file from its backup",
-            ) from error
-    return entries
+            entry = json.loads(line)
+            told = entry.pop(_SUM, None)
+        except (json.JSONDecodeError, AttributeError, TypeError) as error:
+            raise _damaged(path, f"line {number} cannot be read") from error
+        if told is not None:
+            before = _sum(before, entry)
+            if told != before:
+                raise _damaged(path, f"line {number} is not what was written")
+        entries.append(entry)
+    return entries, before
+
+
+def _sum(before: str, entry: Mapping[str, Any]) -> str:
+    return sha256_bytes(f"{before}{to_json(entry)}".encode())[:16]
+
+
+def _damaged(path: Path, reason: str) -> InputError:
+    return InputError("RECORDS", path, reason, remedy="Restore the file from its backup")
 
 
 def latest_by(path: Path, key: str) -> dict[str, dict[str, Any]]:
@@ -54,10 +73,14 @@ def append_latest(path: Path, key: str, entry: Mapping[str, Any]) -> None:
 
 def _append(path: Path, entries: list[Mapping[str, Any]]) -> None:
     if entries:
-        before = _text(path)
-        if before and not before.endswith("\n"):  # as some editors leave a file
-            before += "\n"
-        write_text(path, before + "".join(to_json(entry) + "\n" for entry in entries))
+        text = _text(path)
+        if text and not text.endswith("\n"):  # as some editors leave a file
+            text += "\n"
+        _, before = _parse(path, text)
+        for entry in entries:
+            before = _sum(before, json.loads(to_json(entry)))
+            text += to_json({**entry, _SUM: before}) + "\n"
+        write_text(path, text)
 
 
 def _text(path: Path) -> str:

@@ -6,7 +6,6 @@ under a temporary name and renamed. Snakemake tracks only the manifest, which is
 """
 
 import ctypes
-import errno
 import fcntl
 import json
 import logging
@@ -26,9 +25,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tumoratlas.core.errors import MachineError, TumorAtlasError
+from tumoratlas.core.errors import (
+    NO_ROOM,
+    DamageError,
+    MachineError,
+    PutOffError,
+    TumorAtlasError,
+    disk_full,
+)
 from tumoratlas.core.files import (
-    read_json,
     sha256_bytes,
     sha256_file,
     sha256_json,
@@ -37,15 +42,20 @@ from tumoratlas.core.files import (
     write_json,
     write_text,
 )
-from tumoratlas.core.provenance import PROVENANCE, ProvenanceFile
+from tumoratlas.core.provenance import PROVENANCE, append_line, scan_line
+from tumoratlas.core.results import (
+    MANIFEST_HEADER,
+    read_manifest,
+    read_record,
+    refuse_missing_record,
+    take_away,
+    write_record,
+)
 
 log = logging.getLogger("tumoratlas.runner")
 
-RECORD = "record.json"
 STOPPED = 143  # exit status after SIGTERM, as a shell would report it
-# No fault of the scan that met it: the job fails and the scan stays to be done.
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-MANIFEST_HEADER = "id\tstatus\tcode\toutputs"
+_LISTEN_S = 1  # a stop is noticed so late at most
 
 Work = Callable[["Task", Path], dict[str, Any]]
 
@@ -127,17 +137,6 @@ def shard_names(shards: int) -> list[str]:
     return [f"s{n:04d}" for n in range(shards)]
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """Return the record in a scan's folder: ``row``, ``outputs``, ``excluded`` (`run_shard`)."""
-    return read_json(folder / RECORD)
-
-
-def read_manifest(path: Path) -> dict[str, str]:
-    """Return ``ok`` or ``excluded`` for every id of a manifest."""
-    lines = path.read_text(encoding="utf-8").splitlines()[1:]
-    return {line.split("\t")[0]: line.split("\t")[1] for line in lines}
-
-
 def finished_folders(manifests: Iterable[Path | str]) -> dict[str, Path]:
     """Return the folder of every finished scan of a rule by id, sorted; see `run_shard`."""
     return {item_id: path for item_id, path in _folders(manifests, "ok")}
@@ -154,12 +153,15 @@ def read_excluded(manifests: Iterable[Path | str]) -> list[dict[str, str]]:
 
 
 def _folders(manifests: Iterable[Path | str], wanted: str) -> list[tuple[str, Path]]:
-    return sorted(
+    found = sorted(
         (item_id, Path(path).parent / item_id)
         for path in manifests
         for item_id, status in read_manifest(Path(path)).items()
         if status == wanted
     )
+    for _, folder in found:
+        refuse_missing_record(folder)
+    return found
 
 
 def run_shard(step: Step, tasks: Sequence[Task], work: Work, manifest: Path) -> None:
@@ -179,7 +181,8 @@ def run_shard(step: Step, tasks: Sequence[Task], work: Work, manifest: Path) -> 
     TumorAtlasError
         ``SYSTEMATIC_FAILURE`` when more than ``max_excluded_fraction`` of the shard failed;
         these scans are tried again by the next run. `MachineError`: ``DISK_FULL`` when results
-        cannot be written, or what ``work`` raises; the scan stays to be done.
+        cannot be written, or what ``work`` raises; the scan stays to be done. A `PutOffError`
+        lets the other scans go on before.
     """
     tasks = sorted(tasks, key=lambda task: task.id)
     step.folder.mkdir(parents=True, exist_ok=True)
@@ -188,10 +191,13 @@ def run_shard(step: Step, tasks: Sequence[Task], work: Work, manifest: Path) -> 
         keys = {task.id: _key(step, task) for task in tasks}
         held = {t.id: r for t in tasks if (r := _held(step.folder / t.id, keys[t.id]))}
         todo = [task for task in tasks if task.id not in held]
-        _Pool(step, todo, keys, work, stop, list(held.values())).run()
+        pool = _Pool(step, todo, keys, work, stop, list(held.values()))
+        pool.run()
         if stop.is_set():
             log.warning("stopped on request; the same command resumes here")
             sys.exit(STOPPED)
+        if pool.changes:
+            raise pool.changes[-1]
         records = {task.id: read_record(step.folder / task.id) for task in tasks}
         _refuse_systematic_failure(step, records)
         write_text(manifest, _manifest_text(records))
@@ -207,8 +213,8 @@ def _key(step: Step, task: Task) -> str:
 def _held(folder: Path, key: str) -> dict[str, Any] | None:
     """Return the record of a folder that has this key and all its files at their size."""
     try:
-        record = read_json(folder / RECORD)
-    except (OSError, json.JSONDecodeError):
+        record = read_record(folder)
+    except DamageError:
         return None
     is_whole = record["key"] == key and all(
         (folder / name).is_file() and (folder / name).stat().st_size == facts["bytes"]
@@ -303,7 +309,7 @@ class _Pool:
 
     A worker is forked, so that a crash in native code or an out-of-memory kill costs one
     attempt at one scan. The parent journals each start; a start without an end, in this run or
-    a killed earlier one, counts as a crash of that scan.
+    a killed earlier one that nobody had asked to stop, counts as a crash of that scan.
     """
 
     def __init__(
@@ -326,12 +332,9 @@ class _Pool:
         self._started = time.time()
         self._context = multiprocessing.get_context("fork")
         self._busy: dict[Connection, tuple[multiprocessing.process.BaseProcess, Task | None]] = {}
-        self._provenance = ProvenanceFile(
-            PROVENANCE / step.rule / f"{step.shard}_scans.jsonl",
-            rule=step.rule,
-            params=step.params,
-        )
+        self._provenance = PROVENANCE / step.rule / f"{step.shard}_scans.jsonl"
         self._crashes = self._read_journal()
+        self.changes: list[PutOffError] = []
 
     def run(self) -> None:
         """Work until nothing waits; returns early, after the scans under work, on a stop."""
@@ -339,18 +342,23 @@ class _Pool:
         try:
             for _ in range(min(self._step.processes, len(self._waiting))):
                 self._start_worker()
+            told = False
             while self._busy:
-                for connection in wait(list(self._busy)):
+                for connection in wait(list(self._busy), timeout=_LISTEN_S):
                     self._hear(connection)
-        finally:
-            self._abandon()
+                if self._stop.is_set() and not told:
+                    self._forgive()  # a kill may follow before they end
+                    told = True
+        finally:  # after an error of our own: this process would wait for its workers for ever
+            self._forgive()
+            for process, _ in self._busy.values():
+                process.kill()
+                process.join()
         self._write_progress()
 
-    def _abandon(self) -> None:
-        """After an error of our own: end the workers, or this process would wait for ever."""
-        for process, task in self._busy.values():
-            process.kill()
-            process.join()
+    def _forgive(self) -> None:
+        """Journal that it is no fault of the scans under work if they do not end."""
+        for _, task in self._busy.values():
             if task is not None:
                 with suppress(OSError):  # a full disk may be why we are here
                     self._journal("abandoned", task)
@@ -394,7 +402,10 @@ class _Pool:
             return
         if facts["status"] == "machine":
             raise facts["error"]
-        self._book(task, facts)
+        if facts["status"] == "changed":
+            self._put_off(task, facts["error"])
+        else:
+            self._book(task, facts)
         self._hand_out(connection)
 
     def _bury(
@@ -410,19 +421,31 @@ class _Pool:
         self._waiting.append(task)
         self._start_worker()
 
+    def _put_off(self, task: Task, error: PutOffError) -> None:
+        """Leave a scan to the next run, which first makes again what it reads."""
+        log.error("%s: %s", task.id, error)
+        self._journal("abandoned", task)
+        if isinstance(error, DamageError):
+            take_away(Path(error.subject))
+        self.changes.append(error)
+
     def _book(self, task: Task, facts: dict[str, Any]) -> None:
         self._journal("finished", task)
         self._finished += 1
         self._excluded += facts["status"] == "excluded"
-        self._provenance.record(
+        line = scan_line(
             task.id,
-            inputs=task.inputs,
+            facts["started"],
+            rule=self._step.rule,
+            shard=self._step.shard,
+            inputs=dict(task.inputs),
             outputs=facts["outputs"],
-            started=facts["started"],
             status=facts["status"],
             code=self._step.code,
             key=self._keys[task.id],
+            cpu_s=facts["cpu_s"],
         )
+        append_line(self._provenance, line)
         self._write_progress()
 
     def _exclude_crasher(self, task: Task) -> None:
@@ -437,19 +460,21 @@ class _Pool:
         started = time.time()
         record = _excluded_record(self._step, task, error)
         _store(self._step, task, self._keys[task.id], record, None)
-        self._book(task, {"status": "excluded", "outputs": {}, "started": started})
+        self._book(task, {"status": "excluded", "outputs": {}, "started": started, "cpu_s": 0.0})
 
     def _read_journal(self) -> Counter[str]:
         """Count, per task, the starts without an end under the present key."""
         crashes: Counter[str] = Counter()
         path = _journal_path(self._step)
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        for line in path.read_bytes().splitlines() if path.exists() else []:
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError:  # the line that a killed run was writing
+                task_id, step = entry["id"], 1 if entry["event"] == "started" else -1
+            except (ValueError, KeyError, TypeError):  # what a power loss made of a line
                 continue
-            if self._keys.get(entry["id"]) == entry["key"]:
-                crashes[entry["id"]] += 1 if entry["event"] == "started" else -1
+            if self._keys.get(task_id) == entry.get("key"):
+                # After a stop a scan may be both abandoned and finished.
+                crashes[task_id] = max(0, crashes[task_id] + step)
         return crashes
 
     def _journal(self, event: str, task: Task) -> None:
@@ -500,22 +525,19 @@ def _die_with_parent() -> None:
 def _work_on(step: Step, task: Task, key: str, work: Work) -> dict[str, Any]:
     try:
         return _attempt(step, task, key, work)
+    except PutOffError as error:
+        return {"status": "changed", "error": error}
     except MachineError as error:
         return {"status": "machine", "error": error}
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in NO_ROOM:
             raise
-        full = MachineError(
-            "DISK_FULL",
-            step.folder,
-            f"the results of {task.id} cannot be written: {error}",
-            remedy="Make room and run the same command again; it resumes here",
-        )
+        full = disk_full(step.folder, f"the results of {task.id}", error)
         return {"status": "machine", "error": full}
 
 
 def _attempt(step: Step, task: Task, key: str, work: Work) -> dict[str, Any]:
-    started = time.time()
+    started, cpu = time.time(), time.process_time()
     temporary = _scratch(step) / task.id
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -525,7 +547,7 @@ def _attempt(step: Step, task: Task, key: str, work: Work) -> dict[str, Any]:
         _store(step, task, key, record, temporary)
     except Exception as error:  # whatever one scan does, the others go on
         if isinstance(error, MachineError) or (
-            isinstance(error, OSError) and error.errno in _NO_ROOM
+            isinstance(error, OSError) and error.errno in NO_ROOM
         ):
             raise
         log.error("%s excluded: %s", task.id, error)
@@ -536,7 +558,8 @@ def _attempt(step: Step, task: Task, key: str, work: Work) -> dict[str, Any]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     hashes = {name: facts["sha256"] for name, facts in record["outputs"].items()}
-    return {"status": record["status"], "outputs": hashes, "started": started}
+    cpu_s = round(time.process_time() - cpu, 3)
+    return {"status": record["status"], "outputs": hashes, "started": started, "cpu_s": cpu_s}
 
 
 def _outputs(folder: Path) -> dict[str, dict[str, Any]]:
@@ -566,7 +589,7 @@ def _store(step: Step, task: Task, key: str, record: dict[str, Any], folder: Pat
     if folder is None:
         folder = _scratch(step) / f"{task.id}.excluded"
         folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / RECORD, {"id": task.id, "key": key, **record})
+    write_record(folder, {"id": task.id, "key": key, **record})
     final = step.folder / task.id
     final.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(final, ignore_errors=True)

@@ -6,6 +6,7 @@ schema. Parquet and CSV bytes depend only on the values.
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from tumoratlas.core.files import replacing, write_text
 _TEXT, _INT, _FLOAT, _BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 _POINT, _TEXTS = pa.list_(_FLOAT, 3), pa.list_(_TEXT)
 _BOX = pa.list_(_INT, 6)
+# Most cells need no look at what they begin with.
+_RISKY = re.compile(r"[=+@-]|\t|[^\r]*\r").match
 
 SCHEMAS: dict[str, pa.Schema] = {
     "scans": pa.schema(
@@ -306,8 +309,10 @@ def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_cell(row.get(column)) for column in columns])
+    rows = list(rows)
+    # Column by column: a release has millions of cells.
+    cells = [[_cell(row.get(column)) for row in rows] for column in columns]
+    writer.writerows(zip(*cells, strict=True))
     return buffer.getvalue()
 
 
@@ -317,11 +322,13 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[s
 
 
 def _cell(value: object) -> object:
+    if isinstance(value, str):
+        return _text(value) if _RISKY(value) else value
     if isinstance(value, list | tuple):
-        joined = ";".join(str(v) for v in value)
+        joined = ";".join([str(v) for v in value])
         # A list of numbers may start with a minus and is no formula.
-        return _text(joined) if any(isinstance(v, str) for v in value) else joined
-    return _text(value) if isinstance(value, str) else value
+        return _cell(joined) if any(isinstance(v, str) for v in value) else joined
+    return value
 
 
 def _text(value: str) -> str:

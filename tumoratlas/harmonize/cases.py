@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tumoratlas.core.errors import InputError
 from tumoratlas.core.structures import structure_bit, structures, tumor_structures
 from tumoratlas.images.arrays import write_array
 from tumoratlas.images.nifti import write_nifti
@@ -16,7 +15,7 @@ from tumoratlas.images.resample import resample_image, resample_labels
 from tumoratlas.ingest.alignment import Alignment
 from tumoratlas.ingest.fitting import PAIRS, SPLEEN_LIVER, centroid_x
 from tumoratlas.ingest.labels import LabelMask, read_labels
-from tumoratlas.ingest.readers import ScanVolume, read_scan
+from tumoratlas.ingest.readers import read_unchanged
 
 TUMOR, CYST = 1, 2
 POOLED = "pooled_tumor"
@@ -62,13 +61,15 @@ def harmonize_case(
         Configuration.
     """
     limits = {"max_voxels": max_voxels, "min_slices": min_slices}
-    kept = _read_member(members[0], limits)
+    kept = read_unchanged(members[0], members[0]["file_sha256"], **limits)
     labels = _Labels(kept.hu.shape)
     excluded, repairs = [], []
     for scan in members:
         if not scan["labels"]:
             continue
-        volume = kept if scan is members[0] else _read_member(scan, limits)
+        volume = kept
+        if scan is not members[0]:
+            volume = read_unchanged(scan, scan["file_sha256"], **limits)
         masks, bad = read_labels(scan, volume, max_voxels=max_voxels)
         excluded += bad
         way = None if scan is members[0] else Alignment.from_json(scan["alignment"])
@@ -113,18 +114,6 @@ def harmonize_case(
         "repairs": repairs,
         "excluded_masks": [*excluded, *labels.conflicts],
     }
-
-
-def _read_member(scan: Mapping[str, Any], limits: Mapping[str, int]) -> ScanVolume:
-    volume = read_scan(scan, **limits)
-    if volume.sha256 != scan["file_sha256"]:
-        raise InputError(
-            "SCAN_CHANGED",
-            scan["image_path"],
-            "the file changed since it was fingerprinted",
-            remedy="Run again with `--forcerun list_scans`",
-        )
-    return volume
 
 
 def _origin(scan: Mapping[str, Any], mask: LabelMask, way: Alignment | None) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Any
 from tumoratlas.core.files import read_json, sha256_json
 from tumoratlas.core.runner import Step, Task, run_shard
 from tumoratlas.harmonize.cases import harmonize_case
+from tumoratlas.ingest.labels import label_hashes
+from tumoratlas.ingest.readers import scan_changed
 
 
 def harmonize_scans(
@@ -17,9 +19,16 @@ def harmonize_scans(
     max_voxels: int,
     min_slices: int,
 ) -> None:
-    """Harmonize every case of the shard (see `run_shard` and `harmonize_case`)."""
+    """Harmonize every case of the shard (see `run_shard` and `harmonize_case`).
+
+    ``cases`` is the shard's file of assign_cases. A scan of which the image or a label is no
+    longer what was fingerprinted stays to be done.
+    """
 
     def work(task: Task, folder: Path) -> dict[str, Any]:
+        for scan in task.data["members"]:
+            if sha256_json([scan["file_sha256"], label_hashes(scan)]) != scan["content"]:
+                raise scan_changed(scan, "a label")
         return harmonize_case(
             task.id,
             task.data["members"],
@@ -29,17 +38,10 @@ def harmonize_scans(
             min_slices=min_slices,
         )
 
-    tasks = [
-        Task(case_id, _contents(case), case)
-        for case_id, case in read_json(Path(cases)).items()
-        if case["shard"] == step.shard
-    ]
+    tasks = [Task(case_id, _contents(case), case) for case_id, case in read_json(cases).items()]
     run_shard(step, tasks, work, manifest)
 
 
 def _contents(case: dict[str, Any]) -> dict[str, str]:
     """Return the key inputs of a case: contents, names and label meanings; no file times."""
-    return {
-        member["scan_id"]: sha256_json({k: v for k, v in member.items() if k != "stamp"})
-        for member in case["members"]
-    }
+    return {member["scan_id"]: sha256_json(member) for member in case["members"]}

@@ -12,6 +12,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from tumoratlas.core.files import replacing, to_json
+from tumoratlas.core.results import read_result
 from tumoratlas.images.checks import refusal
 
 # Work is parallel by process: the threads of a pool, of which the library has one for whatever is
@@ -44,12 +45,15 @@ def write_array(path: Path, array: NDArray[Any], **meta: object) -> None:
         array,
         chunks=tuple(chunks),
         blocks=tuple(rows + plane),
+        contiguous=True,  # as it will be stored: no copy is made for the file
         cparams=blosc2.CParams(
             codec=blosc2.Codec.ZSTD,
             clevel=1,
             filters=[blosc2.Filter.BITSHUFFLE],
             nthreads=1,
         ),
+        # Also of reading: a pool of threads in a forked process ends it, and the number is stored.
+        dparams=blosc2.DParams(nthreads=1),
     )
     stored.schunk.vlmeta[_META] = to_json({"xxh3": _digest(array), "meta": meta})
     with replacing(path) as temporary:
@@ -63,8 +67,14 @@ def read_array(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
     ------
     InputError
         ARRAY_DAMAGED: the file is cut, altered or of another program.
+    DamageError
+        RESULT_DAMAGED (`read_result`).
     """
-    data = path.read_bytes()
+    return decode_array(path, read_result(path))
+
+
+def decode_array(path: Path, data: bytes) -> tuple[NDArray[Any], dict[str, Any]]:
+    """Return the array and facts that the bytes of the file ``path`` hold; see `read_array`."""
     try:
         stored = blosc2.ndarray_from_cframe(data)
         facts = json.loads(stored.schunk.vlmeta[_META])

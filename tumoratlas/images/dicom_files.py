@@ -19,6 +19,7 @@ from pydicom.uid import (
     LegacyConvertedEnhancedCTImageStorage,
 )
 
+from tumoratlas.core.errors import NO_ANSWER, disk_lost
 from tumoratlas.images.checks import refusal
 
 _CT_STORAGE = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
@@ -115,6 +116,8 @@ def parse_header(path: Path) -> Dataset | None:
     except FileNotFoundError as error:
         raise refusal("FILE_MISSING", path) from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ANSWER:
+            raise disk_lost(path, error) from error
         raise refusal("DICOM_UNREADABLE", path, str(error)) from error
     if _is_cut(dataset):
         raise refusal("DICOM_UNREADABLE", path, "a slice without a size")

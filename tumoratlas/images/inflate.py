@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from tumoratlas.core.errors import NO_ANSWER, disk_lost
 from tumoratlas.images.checks import refusal
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -29,6 +30,8 @@ def read_bytes(path: Path, *, max_bytes: int) -> bytes:
     ------
     InputError
         FILE_MISSING, BROKEN_LINK, UNREADABLE, EMPTY_FILE, VOLUME_TOO_LARGE.
+    PutOffError
+        DISK_LOST: no fault of the file.
     """
     try:
         status = os.stat(path)
@@ -44,6 +47,8 @@ def read_bytes(path: Path, *, max_bytes: int) -> bytes:
         code = "BROKEN_LINK" if path.is_symlink() else "FILE_MISSING"
         raise refusal(code, path) from error
     except OSError as error:
+        if error.errno in NO_ANSWER:
+            raise disk_lost(path, error) from error
         code = "BROKEN_LINK" if error.errno == errno.ELOOP else "UNREADABLE"
         raise refusal(code, path, error.strerror or "") from error
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tumoratlas.core.errors import InputError
 from tumoratlas.core.files import replacing, sha256_bytes
+from tumoratlas.core.results import is_result, read_result
 from tumoratlas.images.checks import Finding, Repair, refusal, warning
 from tumoratlas.images.grid import Grid
 from tumoratlas.images.inflate import (
@@ -100,7 +101,11 @@ def read_nifti_bytes(path: Path, *, max_voxels: int) -> bytes:
     ------
     InputError
         Codes of kind file in `tumoratlas.images.checks.CHECKS`.
+    DamageError
+        ``RESULT_DAMAGED`` (`read_result`).
     """
+    if is_result(path):
+        return read_result(path)
     return read_bytes(path, max_bytes=max_voxels * 8 + _HEADER_BYTES)
 
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from tumoratlas.core.files import replacing, sha256_bytes
+from tumoratlas.core.results import read_result
 from tumoratlas.images.anchors import find_anchors
 from tumoratlas.images.checks import refusal
 from tumoratlas.images.grid import Grid
@@ -220,7 +221,7 @@ def read_fingerprint(path: Path) -> Fingerprint:
         ARRAY_DAMAGED: the file is cut or holds something else.
     """
     try:
-        tensors = load(Path(path).read_bytes())
+        tensors = load(read_result(Path(path)))
         axes, flips = tensors.pop("turn")
         shape = _three(tensors.pop("shape"))
         turn = Turn(_three(axes), (bool(flips[0]), bool(flips[1]), bool(flips[2])))

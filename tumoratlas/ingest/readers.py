@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tumoratlas.core.errors import InputError, PutOffError
 from tumoratlas.images.checks import Finding, Repair, warning
 from tumoratlas.images.ct import check_ct, to_hu
 from tumoratlas.images.dicom import DicomSeries, read_series
@@ -170,6 +171,35 @@ def read_scan(scan: Mapping[str, Any], *, max_voxels: int, min_slices: int) -> S
         stored.findings,
         stored.series,
         stored.repairs,
+    )
+
+
+def read_unchanged(
+    scan: Mapping[str, Any], file_sha256: str, *, max_voxels: int, min_slices: int
+) -> ScanVolume:
+    """Read a scan as `read_scan`, of which the file must be the one that was fingerprinted.
+
+    Raises
+    ------
+    PutOffError
+        ``SCAN_CHANGED``; also where the file cannot be read, since it could be then.
+    """
+    try:
+        volume = read_scan(scan, max_voxels=max_voxels, min_slices=min_slices)
+    except InputError as error:
+        raise scan_changed(scan, f"its file ({error.code})") from error
+    if volume.sha256 != file_sha256:
+        raise scan_changed(scan, "its file")
+    return volume
+
+
+def scan_changed(scan: Mapping[str, Any], what: str) -> PutOffError:
+    """Return what tells that ``what`` of a scan is not what it was when it was fingerprinted."""
+    return PutOffError(
+        "SCAN_CHANGED",
+        scan["image_path"],
+        f"{what} changed since the scan was fingerprinted",
+        remedy="Put the file back, or run again with `--forcerun list_scans`",
     )
 
 

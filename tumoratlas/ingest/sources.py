@@ -253,6 +253,11 @@ class Source:
         return next(named, layout.reserved)
 
 
+def _load(path: Path) -> Any:  # noqa: ANN401 - any YAML value
+    # In C: every plan reads all descriptions, and so does every job on a cluster, twice.
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+
+
 def read_source(path: Path) -> Source:
     """Read a source's YAML file.
 
@@ -263,7 +268,7 @@ def read_source(path: Path) -> Source:
         or role, or a pattern that does not compile.
     """
     try:
-        source = _make(Source, yaml.safe_load(path.read_text(encoding="utf-8")), _SOURCE)
+        source = _make(Source, _load(path), _SOURCE)
         _one_of("role", source.role, ("pool", "test_only"))
         _one_of("tumor_free_means", source.tumor_free_means, ("confirmed_empty", "unknown"))
     except (ValueError, TypeError, AttributeError, yaml.YAMLError, re.error) as error:

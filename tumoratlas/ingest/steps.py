@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tumoratlas.core.files import read_json, sha256_json
-from tumoratlas.core.runner import Step, Task, finished_folders, read_record, run_shard, shard_of
+from tumoratlas.core.runner import Step, Task, finished_folders, read_record, run_shard
 from tumoratlas.ingest.confirming import confirm_pair, same_from_turns
 from tumoratlas.ingest.dedupe import link_patients
 from tumoratlas.ingest.fingerprint import (
@@ -18,7 +18,8 @@ from tumoratlas.ingest.fingerprint import (
 from tumoratlas.ingest.listing import list_scans
 from tumoratlas.ingest.matching import match_scans
 from tumoratlas.ingest.pseudonyms import read_key
-from tumoratlas.ingest.readers import read_scan, read_stored
+from tumoratlas.ingest.readers import read_stored, read_unchanged
+from tumoratlas.ingest.shards import without_stamp
 from tumoratlas.ingest.sources import INTERNAL, read_source
 
 
@@ -37,14 +38,15 @@ def listed_scans(listings: Iterable[Path]) -> dict[str, dict[str, Any]]:
 def fingerprint_scans(
     step: Step,
     manifest: Path,
-    listings: Iterable[Path],
+    scans: Path,
     *,
     key_file: Path,
-    shards: int,
     max_voxels: int,
     min_slices: int,
 ) -> None:
     """Fingerprint every listed scan of the shard (see `run_shard`).
+
+    ``scans`` is the shard's file of shard_scans.
 
     A scan's key is its listing with the stamp of its files, so that unchanged files are not
     read again.
@@ -59,8 +61,7 @@ def fingerprint_scans(
 
     tasks = [
         Task(scan_id, {"listing": sha256_json(scan)}, scan)
-        for scan_id, scan in listed_scans(listings).items()
-        if shard_of(scan_id, shards) == step.shard
+        for scan_id, scan in read_json(scans).items()
     ]
     run_shard(step, tasks, work, manifest)
 
@@ -96,31 +97,27 @@ def confirm_pairs(
     manifest: Path,
     *,
     pairs: Path,
-    listings: Iterable[Path],
-    fingerprinted: Iterable[Path],
-    shards: int,
     max_voxels: int,
     min_slices: int,
 ) -> None:
-    """Compare the voxels of every candidate pair of the shard (see `run_shard`)."""
+    """Compare the voxels of every candidate pair of the shard (see `run_shard`).
+
+    ``pairs`` is the shard's file of match_scans (`tumoratlas.ingest.shards.pairs_by_shard`).
+    """
     limits = {"max_voxels": max_voxels, "min_slices": min_slices}
 
     def work(task: Task, _folder: Path) -> dict[str, Any]:
-        first, second = (read_scan(task.data[side], **limits) for side in "ab")
+        scans = (task.data[side] for side in "ab")
+        first, second = (read_unchanged(scan, scan["file_sha256"], **limits) for scan in scans)
         return confirm_pair(first.hu, second.hu, task.data["pair"])
 
-    scans = listed_scans(listings)
-    folders = finished_folders(fingerprinted)
     tasks = []
-    for pair in read_json(Path(pairs))["pairs"]:
-        if shard_of(pair["pair_id"], shards) == step.shard:
-            inputs = {
-                pair[side]: read_record(folders[pair[side]])["row"]["file_sha256"] for side in "ab"
-            }
-            sides = {side: scans[pair[side]] for side in "ab"}
-            inputs["pair"] = sha256_json(pair)
-            inputs["listed"] = sha256_json([sides["a"]["repairs"], sides["b"]["repairs"]])
-            tasks.append(Task(pair["pair_id"], inputs, {"pair": pair, **sides}))
+    for pair_id, found in read_json(pairs).items():
+        sides = [found[side] for side in "ab"]
+        inputs = {scan["scan_id"]: scan["file_sha256"] for scan in sides}
+        inputs["pair"] = sha256_json(found["pair"])
+        inputs["listed"] = sha256_json([scan["repairs"] for scan in sides])
+        tasks.append(Task(pair_id, inputs, found))
     run_shard(step, tasks, work, manifest)
 
 
@@ -149,8 +146,8 @@ def case_members(
     tears a patient apart, and which keeps the name that its first registered case had, so that
     no case changes its split when others come or go; ``reserved``, the test sets that the group
     touches; ``members``: the listed scans of the case, the kept one first and the others by
-    precedence, each with ``file_sha256``, ``content`` (hash of the image and label files) and
-    ``alignment`` to the kept one.
+    precedence, each without its stamp and with ``file_sha256``, ``content`` (hash of the image and
+    label files) and ``alignment`` to the kept one.
     """
     # Scans that could not be read have a patient too, and may belong to a test set.
     read = {scan["scan_id"] for scan in scans}
@@ -169,7 +166,7 @@ def case_members(
             "content": sha256_json([scan["file_sha256"], scan["label_sha256"]]),
             "alignment": scan["alignment"],
         }
-        case["members"].append({**listed[scan["scan_id"]], **facts})
+        case["members"].append(without_stamp(listed[scan["scan_id"]]) | facts)
     names: dict[str, str] = {}
     order = {case_id: place for place, case_id in enumerate(published)}
     for case_id in sorted(cases, key=lambda c: (order.get(c, len(order)), c)):

@@ -77,11 +77,14 @@ def voxels_sha256(array: NDArray[Any]) -> str:
 
 def link_file(source: Path, target: Path) -> None:
     """Give a finished file a second name, or copy it where the file system cannot."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    except OSError:  # most often because the folder is not there yet: a case has 40 files
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
 
 
 def write_case(

@@ -85,7 +85,10 @@ def list_licences(
 
 
 def list_excluded(
-    listings: Iterable[Path], reports: Iterable[Path], manifests: Iterable[Path]
+    listings: Iterable[Path],
+    reports: Iterable[Path],
+    manifests: Iterable[Path],
+    masks: Iterable[Path],
 ) -> list[dict[str, str]]:
     """Return every row of the ``excluded`` table.
 
@@ -95,12 +98,14 @@ def list_excluded(
         JSON files with a list ``excluded``: of list_scans, deduplicate_scans, assign_cases,
         check_review.
     manifests
-        Manifests of the sharded rules; harmonize_scans also leaves out single masks.
+        Manifests of the sharded rules that leave out whole scans, pairs or organs.
+    masks
+        Manifests of the rules that also leave out single masks of a case that they keep.
     """
     rows = [row for path in [*listings, *reports] for row in read_json(Path(path))["excluded"]]
-    rows += read_excluded(manifests)
-    for row in read_rows(manifests):
-        rows += row.get("excluded_masks", [])
+    rows += read_excluded([*manifests, *masks])
+    for row in read_rows(masks):
+        rows += row["excluded_masks"]
     return sorted(rows, key=lambda row: (row["id"], row["rule"], row["code"]))
 
 

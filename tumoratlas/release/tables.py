@@ -2,7 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,11 @@ LOCAL_PATH = re.compile(
 )
 # Shorter names occur in any text by chance.
 _SHORTEST_NAME = 4
+_WORD = re.compile(r"\w+")
+# Texts repeat within a case and its neighbors, and there are millions of them.
+_REMEMBERED = 2**16
+
+Clean = Callable[[str], str]
 
 
 def released_schema(name: str) -> pa.Schema:
@@ -63,8 +69,7 @@ def write_released(folder: Path, tables: Mapping[str, Rows]) -> None:
     """Write every table of `ORDER` as ``<name>.parquet`` and ``<name>.csv``."""
     for name, order in ORDER.items():
         schema = released_schema(name)
-        rows = [{key: row.get(key) for key in schema.names} for row in tables[name]]
-        rows.sort(key=lambda row, order=order: [row[key] for key in order])
+        rows = sorted(tables[name], key=lambda row, order=order: [row[key] for key in order])
         write_parquet(folder / f"{name}.parquet", schema, rows)
         write_csv(folder / f"{name}.csv", rows, schema.names)
 
@@ -110,19 +115,22 @@ def released_tables(
     }
     groups = {row["case_id"]: row["group"] for row in tables["splits"]}
     names = _internal_names(tables["scans"])
-    scans = [_public_scan(scan, names, groups) for scan in tables["scans"]]
+    no_path, clean = _cleaner({}), _cleaner(names)
+    scans = [_public_scan(scan, names, groups, clean) for scan in tables["scans"]]
     result = {
-        name: [_without_paths(row) for row in tables[name] if row["case_id"] in kept]
+        name: [_cleaned(row, no_path) for row in tables[name] if row["case_id"] in kept]
         for name in ("masks", "tumors", "candidates", "reviews", "splits", "licences")
     }
     result["scans"] = scans
     for name in ("relations", "repairs", "sources", "leakage", "test_scans", "source_overlaps"):
-        result[name] = [_without_paths(row, names) for row in tables[name]]
+        result[name] = [_cleaned(row, clean) for row in tables[name]]
     result["crosswalk"] = [scan for scan in scans if scan["case_id"] in kept]
     internal = {
         row["source"] for row in (*tables["sources"], *tables["scans"]) if _is_internal(row)
     }
-    result["excluded"] = _public_excluded(tables["excluded"], tables["scans"], names, internal)
+    result["excluded"] = _public_excluded(
+        tables["excluded"], tables["scans"], names, internal, clean
+    )
     _refuse_private_text(result, tables["scans"])
     return result if target == "internal" else without_internal(result, filter(_is_internal, scans))
 
@@ -143,12 +151,12 @@ def _internal_names(scans: Rows) -> dict[str, str]:
 
 
 def _public_scan(
-    scan: Mapping[str, Any], names: Mapping[str, str], groups: Mapping[str, str]
+    scan: Mapping[str, Any], names: Mapping[str, str], groups: Mapping[str, str], clean: Clean
 ) -> Row:
     if not _is_internal(scan):
-        return _without_paths(scan, names)
+        return _cleaned(scan, clean)
     name = names[scan["scan_id"]]
-    return _without_paths(scan, names) | {
+    return _cleaned(scan, clean) | {
         "scan_id": name,
         "source_case": scan["case_id"] or name,
         "patient_key": groups.get(scan["case_id"], name),
@@ -156,7 +164,7 @@ def _public_scan(
 
 
 def _public_excluded(
-    rows: Rows, scans: Rows, names: Mapping[str, str], internal: Iterable[str]
+    rows: Rows, scans: Rows, names: Mapping[str, str], internal: Iterable[str], clean: Clean
 ) -> list[Row]:
     sources = sorted(internal, key=lambda name: (-len(name), name))  # the longest id is meant
     cases = {scan["case_id"] for scan in scans if _is_internal(scan) and scan["kept"]}
@@ -174,28 +182,57 @@ def _public_excluded(
             else:
                 public[-1]["id"] = names.get(row["id"], row["id"])
         else:
-            public.append(_without_paths(row, names))
+            public.append(_cleaned(row, clean))
     return public
 
 
-def _without_paths(row: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Row:
-    """Shorten local paths in a row's texts to the file's name, and rename internal scans."""
+def _cleaner(names: Mapping[str, str]) -> Clean:
+    """Return what shortens local paths in a text to the file's name, and renames internal scans.
 
-    def clean(value: object) -> object:
-        if isinstance(value, list):
-            return [clean(part) for part in value]
-        if not isinstance(value, str):
-            return value
-        value = LOCAL_PATH.sub(lambda m: re.split(r"[\\/]", m[0].rstrip("\\/"))[-1], value)
-        for name, public in (names or {}).items():
-            if name in value:
-                value = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", public, value)
-        return value
+    Parameters
+    ----------
+    names
+        The released scan id of every internal scan, by its own.
+    """
+    marks = {_longest_word(name) for name in names}
 
+    @lru_cache(_REMEMBERED)
+    def clean(text: str) -> str:
+        text = LOCAL_PATH.sub(lambda m: re.split(r"[\\/]", m[0].rstrip("\\/"))[-1], text)
+        if not marks.isdisjoint(_WORD.findall(text)):
+            for name, public in names.items():
+                if name in text:
+                    text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", public, text)
+        return text
+
+    return clean
+
+
+def _longest_word(name: str) -> str:
+    """Return a word that is one, by itself, of every text that holds the name by itself."""
+    return max(_WORD.findall(name), key=len, default="")
+
+
+def _cleaned(row: Mapping[str, Any], clean: Clean) -> Row:
+    """Return a row whose texts are clean, but for the columns of paths that are not released."""
     return {
-        key: value if key in ("image_path", "label_paths") else clean(value)
+        key: value if key in ("image_path", "label_paths") else _in_texts(value, clean)
         for key, value in row.items()
     }
+
+
+def _in_texts(value: object, clean: Clean) -> object:
+    if isinstance(value, str):
+        return clean(value)
+    return [_in_texts(part, clean) for part in value] if isinstance(value, list) else value
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
 
 
 def _refuse_private_text(tables: Mapping[str, Rows], scans: Rows) -> None:
@@ -208,17 +245,23 @@ def _refuse_private_text(tables: Mapping[str, Rows], scans: Rows) -> None:
     }
     if not names:
         return
+    marks = {_longest_word(name) for name in names}
     alternatives = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     private = re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)")
     for table, rows in tables.items():
         columns = released_schema(table).names
-        for row in rows:
+        texts = {text for row in rows for key in columns for text in _texts(row.get(key))}
+        # The long pattern is slow, and a name that is left is rare.
+        suspects = {t for t in texts if "" in marks or not marks.isdisjoint(_WORD.findall(t))}
+        found = {text: match[0] for text in suspects if (match := private.search(text))}
+        for row in rows if found else []:
             shown = {key: row.get(key) for key in columns}
-            if found := private.search(str(list(shown.values()))):
-                raise ReleaseError(
-                    "PRIVATE_TEXT",
-                    f"table {table}",
-                    "a name from an internal source is left in a text",
-                    evidence=f"{found[0]!r} in {shown.get('id') or shown.get('case_id')}",
-                    remedy="Take the name out of the reason or mask note that holds it",
-                )
+            for text in _texts(list(shown.values())):
+                if text in found:
+                    raise ReleaseError(
+                        "PRIVATE_TEXT",
+                        f"table {table}",
+                        "a name from an internal source is left in a text",
+                        evidence=f"{found[text]!r} in {shown.get('id') or shown.get('case_id')}",
+                        remedy="Take the name out of the reason or mask note that holds it",
+                    )

@@ -1,4 +1,4 @@
-"""Pages that need nothing else: one template, one style sheet, no script."""
+"""Pages that need nothing else: one template, one style sheet, all in one file."""
 
 from collections.abc import Mapping
 from pathlib import Path

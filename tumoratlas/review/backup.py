@@ -12,7 +12,9 @@ from pathlib import Path
 
 from tumoratlas.core.errors import InputError, ReviewError
 from tumoratlas.core.files import locked, replacing, sha256_file, sync
+from tumoratlas.core.records import read_lines
 from tumoratlas.ingest.archives import MAX_BYTES, MAX_MEMBERS, unpack
+from tumoratlas.review.bases import read_bases
 from tumoratlas.review.ledger import read_ledger
 
 LEDGER, KEY, SUMS = "ledger.jsonl", "pseudonym.key", "SHA256SUMS"
@@ -43,9 +45,9 @@ def backup(records: Path, archive: Path, *, with_key: bool) -> int:
     ------
     ReviewError
         LEDGER_BROKEN: the chain of the ledger is verified first. BACKUP_INCOMPLETE: a mask that
-        the ledger names is not there.
+        a reader drew or was shown is not there.
     InputError
-        BACKUP_TARGET, BACKUP_FILE.
+        BACKUP_TARGET, BACKUP_FILE; RECORDS: a line of another record is damaged.
     """
     folder = records.resolve()
     if not folder.is_dir() or os.path.lexists(archive) or folder in archive.resolve().parents:
@@ -55,7 +57,7 @@ def backup(records: Path, archive: Path, *, with_key: bool) -> int:
             evidence=str(records),
         )  # fmt: skip
     with locked(records / LEDGER), replacing(archive) as temporary:
-        _check_ledger(records)
+        _check_records(records)
         sums = []
         with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
             for name in _files(records, with_key):
@@ -75,7 +77,7 @@ def restore(archive: Path, records: Path) -> int:
     Raises
     ------
     InputError
-        RESTORE_TARGET, BACKUP_DAMAGED; as `tumoratlas.ingest.archives.unpack`.
+        RESTORE_TARGET, BACKUP_DAMAGED, RECORDS; as `tumoratlas.ingest.archives.unpack`.
     ReviewError
         LEDGER_BROKEN, BACKUP_INCOMPLETE.
     """
@@ -99,7 +101,7 @@ def restore(archive: Path, records: Path) -> int:
                 remedy="Take another copy of the backup", evidence=", ".join(sorted(wrong)[:5]),
             )  # fmt: skip
         (building / SUMS).unlink()
-        _check_ledger(building)
+        _check_records(building)
         if KEY in listed:
             (building / KEY).chmod(0o600)
         os.rename(building, records)
@@ -109,17 +111,21 @@ def restore(archive: Path, records: Path) -> int:
     return len(listed)
 
 
-def _check_ledger(records: Path) -> None:
-    """Verify the chain, and that every mask which a reader drew is there.
+def _check_records(records: Path) -> None:
+    """Verify every line, and that the masks which a reader drew or was shown are there.
 
     What a source labelled stands in results/, which can be built again.
     """
+    for path in sorted(records.glob("*.jsonl")):
+        if path.name != LEDGER:
+            read_lines(path)
     drawn = (event for event in read_ledger(records / LEDGER) if event.role != "source")
     named = {event.mask_sha256 for event in drawn} - {""}
+    named |= {base.base_sha256 for base in read_bases(records / "bases.jsonl").values()}
     missing = sorted(n for n in named if not (records / "masks" / f"{n}.nii.gz").is_file())
     if missing:
         raise ReviewError(
-            "BACKUP_INCOMPLETE", records, "masks that the ledger names are not there",
+            "BACKUP_INCOMPLETE", records, "masks that were drawn or shown are not there",
             remedy="Restore them from an earlier backup",
             evidence=f"{len(missing)} masks, first {missing[0][:12]}",
         )  # fmt: skip

@@ -10,7 +10,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ def append_events(path: Path, events: Iterable[Event]) -> list[Event]:
                 continue
             known.add(event.event_id)
             chained = replace(event, previous_hash=previous)
-            lines.append(to_json(asdict(chained)))
+            lines.append(to_json(vars(chained)))
             previous = sha256_bytes(lines[-1].encode())
             new.append(chained)
         if new:
@@ -211,7 +211,7 @@ def standing(placed: Iterable[Placed]) -> list[Placed]:
 
 def to_table(events: Iterable[Event]) -> list[dict[str, Any]]:
     """Return events as rows of the table ``reviews``, in ledger order."""
-    return [asdict(event) for event in events]
+    return [dict(vars(event)) for event in events]
 
 
 def _lines(path: Path) -> list[str]:
@@ -252,7 +252,7 @@ def _verified(path: Path, lines: list[str]) -> list[Event]:
 
 
 def _event_id(event: Event) -> str:
-    content = asdict(event)
+    content = dict(vars(event))
     del content["event_id"], content["previous_hash"]
     return sha256_json(content)
 

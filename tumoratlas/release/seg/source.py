@@ -8,9 +8,9 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, CTImageStorage
 
-from tumoratlas.core.errors import InputError, ReleaseError
+from tumoratlas.core.errors import ReleaseError
 from tumoratlas.images.grid import Grid
-from tumoratlas.ingest.readers import read_stored
+from tumoratlas.ingest.readers import read_stored, scan_changed
 
 _REFERENCES = (
     "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
@@ -58,20 +58,17 @@ def read_source_series(
 
     Raises
     ------
+    PutOffError
+        ``SCAN_CHANGED``.
     InputError
-        ``SCAN_CHANGED``, and the refusals of `tumoratlas.ingest.readers.read_stored`.
+        The refusals of `tumoratlas.ingest.readers.read_stored`.
     ReleaseError
         ``SEG_SERIES``: a slice has no identifier of its own, or is no file of its own.
         ``SEG_GEOMETRY``: the slices are unevenly spaced.
     """
     stored = read_stored(scan, max_voxels=max_voxels, min_slices=min_slices)
     if stored.sha256 != scan["file_sha256"]:
-        raise InputError(
-            "SCAN_CHANGED",
-            case_id,
-            "a file of the series changed since it was fingerprinted",
-            remedy="Run again with `--forcerun list_scans`",
-        )
+        raise scan_changed(scan, "a file of the series")
     series = stored.series
     for finding in series.findings:
         if finding.code == "SLICE_JITTER":

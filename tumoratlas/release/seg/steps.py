@@ -36,7 +36,7 @@ def write_segs(
     written, measured
         Manifests of write_cases and measure_tumors.
     cases
-        JSON file of assign_cases.
+        The shard's JSON file of assign_cases.
     codes
         Table of codes (`tumoratlas.release.seg.codes.read_codes`).
     """
@@ -72,7 +72,7 @@ def write_segs(
         tumors = [_named(row) for row in read_record(numbers[case_id])["row"]["tumors"]]
         inputs = {
             **masks,
-            "scan": sha256_json({k: v for k, v in scan.items() if k != "stamp"}),
+            "scan": sha256_json(scan),
             "tumors": sha256_json(tumors),
             "codes": sha256_file(codes),
         }

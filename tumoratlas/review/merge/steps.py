@@ -1,7 +1,7 @@
 """The step of review that settles final masks."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from tumoratlas.core.runner import Step, Task, run_shard
 from tumoratlas.core.structures import tumor_structures
 from tumoratlas.images.arrays import read_array
 from tumoratlas.images.nifti import write_nifti
-from tumoratlas.review.bases import Base, BaseKey
+from tumoratlas.review.bases import Base
 from tumoratlas.review.cases import ReviewCase, review_cases
 from tumoratlas.review.ledger import Event
 from tumoratlas.review.masks import load_mask, mask_sha256
 from tumoratlas.review.merge.organ import merge_organ
+from tumoratlas.review.shards import Said
 
 
 def merge_masks(
@@ -28,17 +29,12 @@ def merge_masks(
     *,
     harmonized: Path,
     proposed: Path,
-    events: Sequence[Event],
-    bases: Mapping[BaseKey, Base],
-    blinded: Collection[str],
+    said: Said,
     store: Path,
     organs: Sequence[str],
     connectivity: int,
 ) -> None:
     """Settle the final masks of every case of the shard (see `run_shard` and `merge_organ`).
-
-    ``bases`` are all maps that were ever shown, ``blinded`` the batches whose readers see nobody
-    else's decisions.
 
     Each known organ gets ``<organ>.nii.gz``, the uint16 instance map on the native grid. The
     row holds the ``masks`` rows, kind and lineage of every instance, what was counted, who
@@ -101,7 +97,7 @@ def merge_masks(
                 store, sha256, max_voxels=int(np.prod(case.grid.shape)), grid=case.grid
             ),
             bases=shown,
-            blinded=blinded,
+            blinded=said.blinded,
             connectivity=connectivity,
         )
         origins = {lineage.origin for lineage in merged.lineage.values()}
@@ -119,21 +115,21 @@ def merge_masks(
         }
 
     by_case: dict[str, list[Event]] = defaultdict(list)
-    for event in events:
+    for event in said.events:
         by_case[event.case_id].append(event)
     shown_of: dict[str, list[Base]] = defaultdict(list)
-    for key in sorted(bases):
-        shown_of[key[0]].append(bases[key])
+    for base in said.bases:
+        shown_of[base.case_id].append(base)
     tasks = []
     for case in review_cases([harmonized], [proposed]):
         own, shown = by_case[case.case_id], shown_of[case.case_id]
-        said = {
-            "blinded": sha256_json(sorted({event.batch for event in own} & set(blinded))),
+        heard = {
+            "blinded": sha256_json(sorted({event.batch for event in own} & said.blinded)),
             "events": sha256_json([event.event_id for event in own]),
             "bases": sha256_json([[*base.key, sorted(base.candidates.items())] for base in shown]),
         }
         facts = {"case": case, "events": own, "bases": shown}
-        tasks.append(Task(case.case_id, case.hashes() | said, facts))
+        tasks.append(Task(case.case_id, case.hashes() | heard, facts))
     run_shard(step, tasks, work, manifest)
 
 

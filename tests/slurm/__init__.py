@@ -1,0 +1,1 @@
+"""A live SLURM cluster of one node, and the trial of the workflow on it."""
